@@ -1,0 +1,11 @@
+//! Clouds and hypervisors behind small traits: servers, captures, images, instances.
+//!
+//! Owns the provider traits, their decorators, the conformance suites and the providers. Must not know archives,
+//! policies, schedules or the ledger.
+
+mod traits;
+
+pub use traits::{
+    Capture, CaptureRequest, CapturedDisk, Cloud, Consistent, Console, Hook, ImageDisk, Instance, LaunchOptions,
+    Network, Outcome, Power, ProbeState, Resource, Server, Source, Target,
+};

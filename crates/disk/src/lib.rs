@@ -1,0 +1,11 @@
+//! The bytes of a disk: the waist that joins any reader to any writer, formats, zero detection, the Merkle root.
+//!
+//! Owns everything that is true of bytes wherever they lie. Must not know vaults, clouds, servers or policies.
+
+mod root;
+mod waist;
+mod zero;
+
+pub use root::{LEAF, LEAVES_PER_PAGE, Leaf, PAGE, PageHash, RootBuilder, leaf, page_hash, root_of_pages, zero_leaf};
+pub use waist::{DiskRead, DiskWrite, Written};
+pub use zero::is_zero;

@@ -1,0 +1,75 @@
+//! The narrow waist: whatever holds a disk's bytes is a [`DiskRead`], whatever takes them is a [`DiskWrite`].
+//!
+//! N sources and M destinations so cost N + M: migration, backup, restore, conversion and drill are one transfer.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use model::{DiskRoot, ExtentList, Result};
+
+/// A disk that can be read. Implementations answer many calls at once (`&self`), so that a transfer can keep
+/// several requests in flight.
+#[async_trait]
+pub trait DiskRead: Send + Sync {
+    /// Size in bytes, a multiple of 512.
+    fn size(&self) -> u64;
+
+    /// The next extents at or after `from`, ascending; empty when there are none. A page has at most a few
+    /// thousand extents, so that a fragmented disk of many TiB needs bounded memory; the caller goes on with the
+    /// end of the last one.
+    ///
+    /// A full reader lists every byte (holes as zero extents). A reader that was opened against a base lists what
+    /// may have changed since: ranges that it leaves out are equal to the base.
+    async fn extents(&self, from: u64) -> Result<ExtentList>;
+
+    /// Reads exactly `len` bytes at `offset`; both are multiples of 512. Never returns less: a truncated answer is
+    /// an error.
+    async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes>;
+
+    /// Whether ranges that [`extents`](Self::extents) leaves out are equal to the base. `false` for a full reader.
+    fn is_incremental(&self) -> bool {
+        false
+    }
+
+    /// What the reader reads, for messages: `disk vda of capture cp-7 of server web-1`.
+    fn describe(&self) -> String;
+}
+
+/// What a finished write has made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    /// The Merkle root of the whole disk, unchanged ranges included.
+    pub root: DiskRoot,
+    /// Bytes handed in by the transfer (data, not zeroes).
+    pub received: u64,
+    /// Bytes that were new to this destination, before compression.
+    pub fresh: u64,
+    /// Bytes that this write added to the destination's storage.
+    pub stored: u64,
+}
+
+/// A disk that takes bytes. Ranges arrive in ascending order, aligned to [`crate::LEAF`] (the last one may end with
+/// the disk), each range at most once; one caller at a time.
+///
+/// A writer that was opened on a base keeps the base's bytes where nothing arrives; without a base, what does not
+/// arrive is zero. Nothing is visible as a replica before the destination's own commit point, so a dropped writer
+/// leaves scratch only.
+#[async_trait]
+pub trait DiskWrite: Send {
+    /// Size in bytes.
+    fn size(&self) -> u64;
+
+    /// Takes data. May return before it is stored: back pressure is by awaiting, errors may surface later.
+    async fn write(&mut self, offset: u64, data: Bytes) -> Result<()>;
+
+    /// Takes a range of zeroes.
+    async fn zero(&mut self, offset: u64, len: u64) -> Result<()>;
+
+    /// Whether the destination already holds exactly this leaf at this place (by its base). A reader that has no
+    /// change map is asked to read everything; the transfer drops what every writer already has.
+    fn has_leaf(&self, _index: u64, _leaf: &crate::Leaf) -> bool {
+        false
+    }
+
+    /// Makes everything durable and tells the root. Must be called last; without it the write has not happened.
+    async fn finish(self: Box<Self>) -> Result<Written>;
+}

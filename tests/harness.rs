@@ -1,0 +1,1 @@
+//! What the workspace tests share: fixtures, a command runner, fault helpers.

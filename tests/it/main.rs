@@ -1,0 +1,2 @@
+//! The workspace tests: one binary, so that it links once.
+mod architecture;
