@@ -169,7 +169,9 @@ pub struct LaunchOptions {
     pub network: Network,
     /// Guest TCP ports that must be reachable from the daemon's host, for probes.
     pub ports: Vec<u16>,
-    /// Throw away everything that the instance writes (the image stays untouched): drills.
+    /// Throw away everything that the instance writes (the image stays untouched): drills. An ephemeral instance has
+    /// the role `scratch`, so that a sweep destroys what a dead drill left; a restored server has the role
+    /// `replica`, so that no sweep ever touches it.
     pub ephemeral: bool,
 }
 
@@ -216,11 +218,18 @@ pub trait Target: Send + Sync {
     /// Opens a disk of an image for reading everything.
     async fn open_image(&self, image: &ImageId, disk: &DiskName) -> Result<Box<dyn DiskRead>>;
 
-    /// Makes an image of written disks: the commit point. Afterwards the image is a replica (role `replica`) that
-    /// carries the whole restore point, so that a lost ledger can be rebuilt from it. The same token gives the same image.
-    async fn register(&self, disks: &[ImageDisk], point: &RestorePoint, token: &Token) -> Result<ImageId>;
+    /// Makes an image of written disks: the commit point. The image carries the whole restore point, so that a lost
+    /// ledger can be rebuilt from it, and `role`: `replica` for what lasts, `scratch` for the image of a drill, which
+    /// goes with its run. The same token gives the same image.
+    async fn register(
+        &self,
+        disks: &[ImageDisk],
+        point: &RestorePoint,
+        role: Role,
+        token: &Token,
+    ) -> Result<ImageId>;
 
-    /// All images with our tags, each with the point it carries.
+    /// All images of role `replica` with our tags, each with the point it carries.
     async fn images(&self) -> Result<Vec<(ImageId, RestorePoint)>>;
 
     /// Starts an instance of an image. The same token gives the same instance.
