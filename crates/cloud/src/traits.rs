@@ -221,13 +221,7 @@ pub trait Target: Send + Sync {
     /// Makes an image of written disks: the commit point. The image carries the whole restore point, so that a lost
     /// ledger can be rebuilt from it, and `role`: `replica` for what lasts, `scratch` for the image of a drill, which
     /// goes with its run. The same token gives the same image.
-    async fn register(
-        &self,
-        disks: &[ImageDisk],
-        point: &RestorePoint,
-        role: Role,
-        token: &Token,
-    ) -> Result<ImageId>;
+    async fn register(&self, disks: &[ImageDisk], point: &RestorePoint, role: Role, token: &Token) -> Result<ImageId>;
 
     /// All images of role `replica` with our tags, each with the point it carries.
     async fn images(&self) -> Result<Vec<(ImageId, RestorePoint)>>;

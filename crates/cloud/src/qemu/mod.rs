@@ -1,0 +1,83 @@
+//! The provider `qemu`: guests of plain QEMU on this host, captured live through their QMP sockets and restored as
+//! new guests.
+//!
+//! A **server** is a QMP socket that fits the configured pattern; its name is the socket file's stem. A **sidecar**
+//! `NAME.toml` beside the socket carries tags and, for times when the guest is off, its disks.
+//!
+//! Owns the QMP, guest-agent and NBD clients, the capture of live and powered-off guests, and (in `target`) images
+//! and instances. Must not know vaults, policies or the ledger.
+
+pub mod agent;
+pub mod qmp;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use model::{Clock, Result, SiteName};
+
+use crate::{Cloud, Resource};
+
+/// How a site of kind `qemu` is set up.
+#[derive(Debug, Clone)]
+pub struct QemuConfig {
+    /// Its name in the configuration.
+    pub site: SiteName,
+    /// Pattern of the QMP sockets of its guests: `/run/guests/*.qmp`.
+    pub sockets: String,
+    /// Where images and instances of restores and drills go.
+    pub disks: PathBuf,
+    /// Where captures keep what the guest overwrites meanwhile; default: `.scratch` in `disks`. Best on a file
+    /// system of its own.
+    pub scratch: Option<PathBuf>,
+    /// The most bytes that one capture may use there; default: half of what is free. A capture that needs more
+    /// breaks, and the guest notices nothing.
+    pub scratch_limit: Option<u64>,
+}
+
+/// A host with QEMU guests.
+pub struct QemuSite {
+    config: QemuConfig,
+    clock: Arc<dyn Clock>,
+}
+
+impl QemuSite {
+    /// A site by its configuration. Touches nothing yet.
+    pub fn new(config: QemuConfig, clock: Arc<dyn Clock>) -> Self {
+        Self { config, clock }
+    }
+
+    /// How it is set up.
+    pub fn config(&self) -> &QemuConfig {
+        &self.config
+    }
+
+    /// Where its time comes from.
+    pub fn clock(&self) -> &dyn Clock {
+        self.clock.as_ref()
+    }
+
+    /// Where captures keep their scratch files.
+    pub fn scratch(&self) -> PathBuf {
+        self.config.scratch.clone().unwrap_or_else(|| self.config.disks.join(".scratch"))
+    }
+}
+
+#[async_trait]
+impl Cloud for QemuSite {
+    fn site(&self) -> &SiteName {
+        &self.config.site
+    }
+
+    fn kind(&self) -> &'static str {
+        "qemu"
+    }
+
+    async fn owned(&self) -> Result<Vec<Resource>> {
+        Ok(Vec::new())
+    }
+
+    async fn delete(&self, _resource: &Resource) -> Result<()> {
+        Ok(())
+    }
+}
