@@ -4,3 +4,16 @@
 //! clouds, policies or schedules.
 
 pub mod bucket;
+mod keys;
+pub mod layout;
+mod options;
+mod vault;
+mod verify;
+mod writer;
+
+pub use keys::{Identity, Recipient, RecipientInfo};
+pub use layout::PackId;
+pub use options::{Options, Progress, Quiet};
+pub use vault::Vault;
+pub use verify::{DamagedPack, VerifyReport, VerifyScope};
+pub use writer::{PointWriter, Sealed};

@@ -1,0 +1,53 @@
+//! What a caller may choose, and how long work tells of its progress.
+
+use std::sync::Arc;
+
+use model::Clock;
+
+/// How a vault is used by this process. Nothing here changes the format: any reader reads what any options wrote.
+#[derive(Clone)]
+pub struct Options {
+    /// zstd level of new frames, -7 to 22.
+    pub level: i32,
+    /// Threads that hash, compress and encrypt; 0 for one per core.
+    pub threads: usize,
+    /// Decompress every frame again and compare before it is stored: a compressor's bug must not become a loss.
+    pub check: bool,
+    /// Where the time of sealed objects comes from.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Options {
+    /// The usual choice: level 3, all cores, checked.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { level: 3, threads: 0, check: true, clock }
+    }
+
+    /// Threads to start.
+    pub(crate) fn thread_count(&self) -> usize {
+        match self.threads {
+            0 => std::thread::available_parallelism().map_or(2, usize::from).min(64),
+            n => n.min(64),
+        }
+    }
+}
+
+impl std::fmt::Debug for Options {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Options").field("level", &self.level).field("threads", &self.threads).finish_non_exhaustive()
+    }
+}
+
+/// Hears how far long work is.
+pub trait Progress: Send + Sync {
+    /// `done` of `total` bytes are done; `total` may grow while the work finds out what there is.
+    fn bytes(&self, done: u64, total: u64);
+}
+
+/// Hears nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Quiet;
+
+impl Progress for Quiet {
+    fn bytes(&self, _done: u64, _total: u64) {}
+}
