@@ -1,10 +1,18 @@
 //! What a vault needs from an object store, and nothing more.
 
+mod dir;
+mod key;
+mod memory;
+
 use std::ops::Range;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use model::Result;
+use model::{Error, Kind, Result};
+
+pub use dir::DirBucket;
+pub use key::{LONGEST_KEY, LONGEST_PART, check_key, check_prefix};
+pub use memory::{Fault, MemoryBucket, Operation};
 
 /// What to do if the key exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +36,8 @@ pub struct Object {
 
 /// An object store: flat keys with `/`, strong read-after-write, conditional create.
 ///
-/// Every method may be called again after an error. A listing that cannot be completed is an error, never a shorter
+/// Keys are those that [`check_key`] takes, and no key is another key's folder. Every method may be called again after an
+/// error. A listing that cannot be completed is an error, never a shorter
 /// list. Bodies are never partly visible.
 #[async_trait]
 pub trait Bucket: Send + Sync {
@@ -47,4 +56,18 @@ pub trait Bucket: Send + Sync {
 
     /// Where it is, for messages: `dir:/srv/vault`, `s3://bucket/prefix`. Never a secret.
     fn describe(&self) -> String;
+}
+
+/// Bounds a ranged read: the whole object if no range was asked for, [`Kind::Invalid`] beyond its end.
+///
+/// For implementations of [`Bucket`].
+pub fn check_range(key: &str, range: Option<Range<u64>>, size: u64) -> Result<Range<u64>> {
+    match range {
+        None => Ok(0..size),
+        Some(range) if range.start <= range.end && range.end <= size => Ok(range),
+        Some(range) => {
+            let why = format!("bytes {} to {} were asked for, it has {size}", range.start, range.end);
+            Err(Error::new(Kind::Invalid, format!("cannot get object {key}")).because(why))
+        }
+    }
 }
