@@ -1,0 +1,248 @@
+//! The engine: everything it works with, and what every verb needs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use cloud::Cloud;
+use jiff::Timestamp;
+use model::{Clock, Error, Kind, OwnerId, Policy, PolicyName, Result, RunId, ServerName, SiteName, VaultName};
+
+use crate::ledger::{self, Batch, Ledger, Tree};
+use crate::proof::Signer;
+use crate::records::RunRecord;
+use crate::{Archive, Event, Observer, Problem, ServerReport, identity};
+
+/// What an engine is made of; `wiring` fills it in.
+pub struct Parts {
+    /// The journal and catalogue.
+    pub ledger: Arc<dyn Ledger>,
+    /// Folder beside or of the ledger, for the installation's id, the signing key and proofs; none: they last as long
+    /// as the process (tests).
+    pub folder: Option<PathBuf>,
+    /// Wall time.
+    pub clock: Arc<dyn Clock>,
+    /// 64 random bits, for ids.
+    pub random: Arc<dyn Fn() -> u64 + Send + Sync>,
+    /// Sites by name.
+    pub sites: BTreeMap<SiteName, Arc<dyn Cloud>>,
+    /// Vaults by name.
+    pub vaults: BTreeMap<VaultName, Arc<dyn Archive>>,
+    /// Validated policies.
+    pub policies: Vec<Policy>,
+    /// Who is told what happens.
+    pub observer: Arc<dyn Observer>,
+    /// The rest.
+    pub settings: Settings,
+}
+
+/// What may be tuned.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// `replicate 0.1.0`: goes into points and proofs.
+    pub program: String,
+    /// BLAKE3 of the executable, for proofs.
+    pub program_hash: String,
+    /// How long a doomed replica stays before it is deleted.
+    pub replica_grace: Duration,
+    /// How long an unneeded pack of a vault stays.
+    pub pack_grace: Duration,
+    /// After so many executions of a run its failing destinations are given up.
+    pub max_attempts: u32,
+    /// How often a drill looks at its guest.
+    pub drill_poll: Duration,
+    /// Servers that are worked on at once.
+    pub parallel: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            program: concat!("replicate ", env!("CARGO_PKG_VERSION")).to_owned(),
+            program_hash: String::new(),
+            replica_grace: Duration::from_secs(72 * 3600),
+            pack_grace: Duration::from_secs(24 * 3600),
+            max_attempts: 3,
+            drill_poll: Duration::from_millis(500),
+            parallel: 2,
+        }
+    }
+}
+
+/// Runs policies, restores, drills, and keeps the catalogue.
+pub struct Engine {
+    pub(crate) ledger: Arc<dyn Ledger>,
+    pub(crate) folder: Option<PathBuf>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) random: Arc<dyn Fn() -> u64 + Send + Sync>,
+    pub(crate) sites: BTreeMap<SiteName, Arc<dyn Cloud>>,
+    pub(crate) vaults: BTreeMap<VaultName, Arc<dyn Archive>>,
+    pub(crate) observer: Arc<dyn Observer>,
+    pub(crate) settings: Settings,
+    pub(crate) owner: OwnerId,
+    pub(crate) signer: Signer,
+    policies: RwLock<Arc<Vec<Policy>>>,
+    busy: Mutex<BTreeSet<String>>,
+    active: Mutex<BTreeSet<RunId>>,
+}
+
+impl Engine {
+    /// Puts an engine together: reads or makes the installation's id and signing key. Nothing runs yet; call [`resume`](Self::resume)
+    /// when the process is the one that owns the ledger for good (the daemon), or let the next verb do it.
+    pub async fn new(parts: Parts) -> Result<Self> {
+        let owner = identity::owner(&*parts.ledger, parts.folder.as_deref(), (parts.random)()).await?;
+        let signer = Signer::open(parts.folder.as_deref())?;
+        Ok(Self {
+            ledger: parts.ledger,
+            folder: parts.folder,
+            clock: parts.clock,
+            random: parts.random,
+            sites: parts.sites,
+            vaults: parts.vaults,
+            observer: parts.observer,
+            settings: parts.settings,
+            owner,
+            signer,
+            policies: RwLock::new(Arc::new(parts.policies)),
+            busy: Mutex::default(),
+            active: Mutex::default(),
+        })
+    }
+
+    /// This installation's id.
+    pub fn owner(&self) -> &OwnerId {
+        &self.owner
+    }
+
+    /// The public key of this installation's proofs, base64.
+    pub fn proof_key(&self) -> String {
+        self.signer.public_key()
+    }
+
+    /// The policies in force.
+    pub fn policies(&self) -> Arc<Vec<Policy>> {
+        self.policies.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Replaces all policies at once (SIGHUP). Runs in progress keep the ones they began with.
+    pub fn set_policies(&self, policies: Vec<Policy>) {
+        *self.policies.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policies);
+    }
+
+    /// All servers of one site or of every site, with the policies that cover them. Sites that cannot be asked are
+    /// told beside the others' answers.
+    pub async fn servers(&self, site: Option<&SiteName>) -> Result<(Vec<ServerReport>, Vec<Problem>)> {
+        if let Some(site) = site {
+            self.site(site)?;
+        }
+        let policies = self.policies();
+        let (mut found, mut problems) = (Vec::new(), Vec::new());
+        for (name, cloud) in self.sites.iter().filter(|(name, _)| site.is_none_or(|wanted| wanted == *name)) {
+            let Some(source) = cloud.source() else { continue };
+            match source.servers().await {
+                Ok(servers) => found.extend(servers.into_iter().map(|server| {
+                    let covered =
+                        |p: &&Policy| p.select.site == *name && p.select.covers(&server.name, &server.machine.tags);
+                    let names = policies.iter().filter(covered).map(|p| p.name.clone()).collect();
+                    ServerReport { site: name.clone(), server, policies: names }
+                })),
+                Err(error) => {
+                    problems.push(Problem::from(&error.within(format!("cannot list servers of site {name}"))))
+                }
+            }
+        }
+        Ok((found, problems))
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    pub(crate) fn tell(&self, event: Event) {
+        self.observer.event(&event);
+    }
+
+    pub(crate) fn policy(&self, name: &PolicyName) -> Result<Policy> {
+        self.policies().iter().find(|policy| policy.name == *name).cloned().ok_or_else(|| {
+            Error::new(Kind::Invalid, format!("no policy {name}")).hint("see the policies with `replicate check`")
+        })
+    }
+
+    pub(crate) fn site(&self, name: &SiteName) -> Result<&Arc<dyn Cloud>> {
+        self.sites.get(name).ok_or_else(|| {
+            Error::new(Kind::Invalid, format!("no site {name}")).hint("sites are configured in `replicate.toml`")
+        })
+    }
+
+    pub(crate) fn vault(&self, name: &VaultName) -> Result<&Arc<dyn Archive>> {
+        self.vaults.get(name).ok_or_else(|| {
+            Error::new(Kind::Invalid, format!("no vault {name}")).hint("vaults are configured in `replicate.toml`")
+        })
+    }
+
+    /// A new run id.
+    pub(crate) fn fresh_run(&self) -> RunId {
+        RunId::at(self.now(), (self.random)() as u32)
+    }
+
+    pub(crate) async fn save_run(&self, run: &RunRecord) -> Result<()> {
+        let mut batch = Batch::new();
+        batch.put(Tree::Runs, run.id.as_str(), run)?;
+        self.ledger.commit(batch).await
+    }
+
+    pub(crate) async fn runs(&self) -> Result<Vec<RunRecord>> {
+        Ok(ledger::scan(&*self.ledger, Tree::Runs, "").await?.into_iter().map(|(_, run)| run).collect())
+    }
+
+    /// Takes `name` for this process until the guard is dropped; [`Kind::Exists`] if it is taken.
+    pub(crate) fn occupy(&self, name: String) -> Result<Busy<'_>> {
+        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        if !busy.insert(name.clone()) {
+            return Err(Error::new(Kind::Exists, format!("{name} is already running"))
+                .hint("wait until it ends, or see `replicate status`"));
+        }
+        Ok(Busy { engine: self, name })
+    }
+
+    /// Marks a run as executed by this process, so that nobody sweeps or resumes it meanwhile.
+    pub(crate) fn activate(&self, run: &RunId) -> Active<'_> {
+        self.active.lock().unwrap_or_else(PoisonError::into_inner).insert(run.clone());
+        Active { engine: self, run: run.clone() }
+    }
+
+    /// Whether this process executes the run right now.
+    pub(crate) fn is_active(&self, run: &RunId) -> bool {
+        self.active.lock().unwrap_or_else(PoisonError::into_inner).contains(run)
+    }
+}
+
+/// Keeps the same policy from running twice for one server.
+pub(crate) struct Busy<'a> {
+    engine: &'a Engine,
+    name: String,
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.engine.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.name);
+    }
+}
+
+/// A run that is being executed.
+pub(crate) struct Active<'a> {
+    engine: &'a Engine,
+    run: RunId,
+}
+
+impl Drop for Active<'_> {
+    fn drop(&mut self) {
+        self.engine.active.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.run);
+    }
+}
+
+/// The name under which a server is occupied under a policy.
+pub(crate) fn busy_name(policy: &PolicyName, server: &ServerName) -> String {
+    format!("policy {policy} for server {server}")
+}

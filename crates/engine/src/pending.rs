@@ -1,0 +1,69 @@
+//! Signatures of verbs that are being built; each moves to its own file as it lands, and this file goes.
+
+use jiff::Timestamp;
+use model::{Error, Kind, PolicyName, Result, ServerName};
+
+use crate::*;
+
+fn pending<T>(verb: &str) -> Result<T> {
+    Err(Error::new(Kind::Permanent, format!("`{verb}` is not built yet")))
+}
+
+impl Engine {
+    /// What runs would do now.
+    pub async fn plan(&self, _policy: Option<&PolicyName>) -> Result<PlanReport> {
+        pending("plan")
+    }
+    /// One run now: resumes the open run of each server, or begins a new one.
+    pub async fn run(&self, _request: &RunRequest) -> Result<RunsReport> {
+        pending("run")
+    }
+    /// Runs everything that is due, once.
+    pub async fn run_due(&self) -> Result<RunsReport> {
+        pending("run_due")
+    }
+    /// When the next run is due.
+    pub async fn next_due(&self) -> Result<Option<Timestamp>> {
+        pending("next_due")
+    }
+    /// Goes on with every open run; restores and drills that died are cleaned up.
+    pub async fn resume(&self) -> Result<RunsReport> {
+        pending("resume")
+    }
+    /// Disk images become a point.
+    pub async fn import(&self, _request: &ImportRequest) -> Result<RunReport> {
+        pending("import")
+    }
+    /// Per server: last point, lag, proof, what is stuck.
+    pub async fn status(&self) -> Result<StatusReport> {
+        pending("status")
+    }
+    /// Points and their replicas, newest first.
+    pub async fn points(&self, _server: Option<&ServerName>) -> Result<Vec<PointReport>> {
+        pending("points")
+    }
+    /// Restores. [`Kind::NotFound`]: no such point.
+    pub async fn restore(&self, _request: &RestoreRequest) -> Result<RestoreReport> {
+        pending("restore")
+    }
+    /// Restores, checks, measures, destroys. A drill that does not pass is a report with `passed: false`, not an error.
+    pub async fn drill(&self, _request: &DrillRequest) -> Result<DrillReport> {
+        pending("drill")
+    }
+    /// Reads replicas back.
+    pub async fn verify(&self, _request: &VerifyRequest) -> Result<VerifyReport> {
+        pending("verify")
+    }
+    /// Retention, two-phase.
+    pub async fn prune(&self, _request: &PruneRequest) -> Result<PruneReport> {
+        pending("prune")
+    }
+    /// Deletes what dead runs left.
+    pub async fn sweep(&self) -> Result<SweepReport> {
+        pending("sweep")
+    }
+    /// Rebuilds the catalogue from vaults and sites.
+    pub async fn adopt(&self) -> Result<AdoptReport> {
+        pending("adopt")
+    }
+}
