@@ -4,6 +4,7 @@
 //! policies, schedules or the ledger.
 
 pub mod qemu;
+pub mod memory;
 mod traits;
 
 pub use traits::{

@@ -1,0 +1,230 @@
+//! What the memory cloud holds: servers, captures, scratch disks, images, instances.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use model::{
+    CaptureId, Consistency, Cursor, DiskName, Error, ImageId, InstanceId, Kind, MachineSpec, RestorePoint, Result,
+    Role, ServerName, Tags, tag,
+};
+
+use super::boot::BootScript;
+use super::bytes::{ChangeMap, SparseDisk};
+use crate::{Capture, Network, Power, Resource};
+
+/// A server.
+#[derive(Debug)]
+pub(super) struct Machine {
+    pub(super) spec: MachineSpec,
+    pub(super) power: Power,
+    /// Whether its file systems were left clean when it went off.
+    pub(super) clean: bool,
+    /// Whether the guest agent answers.
+    pub(super) agent: bool,
+    /// Which capture has frozen it, with that one's tags.
+    pub(super) frozen: Option<(CaptureId, Tags)>,
+    pub(super) disks: BTreeMap<DiskName, SparseDisk>,
+    /// Changes since each cursor.
+    pub(super) tracked: BTreeMap<Cursor, BTreeMap<DiskName, ChangeMap>>,
+    /// Cursors whose change map is gone, and why.
+    pub(super) lost: BTreeMap<Cursor, String>,
+}
+
+impl Machine {
+    /// A running server without any byte on its disks.
+    pub(super) fn new(spec: MachineSpec) -> Self {
+        let disks = spec.disks.iter().map(|disk| (disk.name.clone(), SparseDisk::new(disk.size))).collect();
+        let agent = spec.agent;
+        Self {
+            spec,
+            power: Power::On,
+            clean: true,
+            agent,
+            frozen: None,
+            disks,
+            tracked: BTreeMap::new(),
+            lost: BTreeMap::new(),
+        }
+    }
+
+    /// Forgets all change maps, as a killed hypervisor does.
+    pub(super) fn lose_changes(&mut self, why: &str) {
+        for (cursor, _) in std::mem::take(&mut self.tracked) {
+            self.lost.insert(cursor, why.to_owned());
+        }
+    }
+}
+
+/// A capture and the bytes that it pins.
+#[derive(Debug)]
+pub(super) struct Pinned {
+    pub(super) made: u64,
+    pub(super) tags: Tags,
+    pub(super) capture: Capture,
+    pub(super) disks: BTreeMap<DiskName, SparseDisk>,
+    /// Changes since the capture's base, where they are known.
+    pub(super) changes: BTreeMap<DiskName, ChangeMap>,
+    /// Why it can no longer be read.
+    pub(super) lost: Option<String>,
+    /// Broken on purpose: these disks are read as they are now, not as they were.
+    pub(super) torn: Vec<DiskName>,
+}
+
+/// A disk that is being written, or waits to be registered.
+#[derive(Debug)]
+pub(super) struct Scratch {
+    pub(super) made: u64,
+    pub(super) tags: Tags,
+    pub(super) name: DiskName,
+    pub(super) disk: SparseDisk,
+    pub(super) finished: bool,
+    /// Counts the times it was opened for writing; a writer of an earlier time is refused.
+    pub(super) opened: u64,
+    pub(super) hidden: u32,
+}
+
+/// A native image.
+#[derive(Debug)]
+pub(super) struct Image {
+    pub(super) made: u64,
+    pub(super) tags: Tags,
+    pub(super) point: Option<RestorePoint>,
+    pub(super) disks: BTreeMap<DiskName, SparseDisk>,
+    pub(super) hidden: u32,
+}
+
+/// An instance.
+#[derive(Debug)]
+pub(super) struct Running {
+    pub(super) made: u64,
+    pub(super) tags: Tags,
+    pub(super) script: BootScript,
+    pub(super) looks: usize,
+    pub(super) network: Network,
+    /// The server that it is, unless it is thrown away afterwards.
+    pub(super) server: Option<ServerName>,
+    pub(super) hidden: u32,
+}
+
+/// Everything.
+#[derive(Debug, Default)]
+pub(super) struct Inner {
+    pub(super) sequence: u64,
+    pub(super) servers: BTreeMap<ServerName, Machine>,
+    pub(super) captures: BTreeMap<CaptureId, Pinned>,
+    pub(super) disks: BTreeMap<String, Scratch>,
+    pub(super) images: BTreeMap<ImageId, Image>,
+    pub(super) instances: BTreeMap<InstanceId, Running>,
+    /// Memory in bytes that a launched machine may have.
+    pub(super) capacity: Option<u64>,
+    /// How images of a server boot; anything else boots if its first disk has data.
+    pub(super) boots: BTreeMap<ServerName, BootScript>,
+    /// What hooks were asked for, in order.
+    pub(super) hooks: Vec<Vec<String>>,
+}
+
+impl Inner {
+    pub(super) fn next(&mut self) -> u64 {
+        self.sequence += 1;
+        self.sequence
+    }
+
+    pub(super) fn server(&mut self, name: &ServerName) -> Result<&mut Machine> {
+        self.servers.get_mut(name).ok_or_else(|| Error::new(Kind::NotFound, format!("cannot find server {name}")))
+    }
+
+    /// A capture that can still be read.
+    pub(super) fn pinned(&self, id: &CaptureId) -> Result<&Pinned> {
+        let operation = || format!("cannot read capture {id}");
+        let pinned = self.captures.get(id).ok_or_else(|| Error::new(Kind::NotFound, operation()))?;
+        match &pinned.lost {
+            Some(why) => Err(Error::new(Kind::Damaged, operation()).because(why.as_str())),
+            None => Ok(pinned),
+        }
+    }
+
+    pub(super) fn image(&mut self, id: &ImageId) -> Result<&mut Image> {
+        let operation = || format!("cannot find image {id}");
+        let image = self.images.get_mut(id).ok_or_else(|| Error::new(Kind::NotFound, operation()))?;
+        seen(&mut image.hidden, operation)?;
+        Ok(image)
+    }
+
+    pub(super) fn instance(&mut self, id: &InstanceId) -> Result<&mut Running> {
+        let operation = || format!("cannot find instance {id}");
+        let instance = self.instances.get_mut(id).ok_or_else(|| Error::new(Kind::NotFound, operation()))?;
+        seen(&mut instance.hidden, operation)?;
+        Ok(instance)
+    }
+
+    /// Removes what a capture has left at its server; `drop` is the cursor that nobody needs any more.
+    pub(super) fn end_capture(&mut self, id: &CaptureId, server: &ServerName, drop: Option<&Cursor>) -> bool {
+        if let Some(machine) = self.servers.get_mut(server) {
+            if machine.frozen.as_ref().is_some_and(|(by, _)| by == id) {
+                machine.frozen = None;
+            }
+            if let Some(cursor) = drop {
+                machine.tracked.remove(cursor);
+                machine.lost.remove(cursor);
+            }
+        }
+        self.captures.remove(id).is_some()
+    }
+
+    /// Everything that carries tags, oldest first, with the number that counts what was made.
+    pub(super) fn tagged(&self) -> Vec<(u64, Resource)> {
+        let mut all = Vec::new();
+        let mut add = |made: u64, kind: &str, id: &str, tags: &Tags| {
+            if tags.contains_key(tag::OWNER) {
+                let role = match tags.get(tag::ROLE).map(String::as_str) {
+                    Some("replica") => Role::Replica,
+                    _ => Role::Scratch,
+                };
+                all.push((made, Resource { kind: kind.to_owned(), id: id.to_owned(), role, tags: tags.clone() }));
+            }
+        };
+        for (id, pinned) in &self.captures {
+            add(pinned.made, "capture", id.as_str(), &pinned.tags);
+        }
+        for (id, tags) in self.servers.values().filter_map(|machine| machine.frozen.as_ref()) {
+            if !self.captures.contains_key(id) {
+                add(0, "capture", id.as_str(), tags);
+            }
+        }
+        for (id, disk) in &self.disks {
+            add(disk.made, "disk", id, &disk.tags);
+        }
+        for (id, image) in &self.images {
+            add(image.made, "image", id.as_str(), &image.tags);
+        }
+        for (id, instance) in &self.instances {
+            add(instance.made, "instance", id.as_str(), &instance.tags);
+        }
+        all.sort_by_key(|(made, _)| *made);
+        all
+    }
+}
+
+/// Counts a look at something that is not visible yet.
+pub(super) fn seen(hidden: &mut u32, operation: impl Fn() -> String) -> Result<()> {
+    if *hidden == 0 {
+        return Ok(());
+    }
+    *hidden -= 1;
+    Err(Error::new(Kind::NotYetVisible, operation()).because("it was made a moment ago"))
+}
+
+/// What a capture can reach and why not more.
+pub(super) fn reachable(machine: &Machine) -> (Consistency, Option<&'static str>) {
+    match (machine.power, machine.agent) {
+        (Power::On, true) => (Consistency::Application, None),
+        (Power::On, false) => (Consistency::Crash, Some("the guest agent does not answer")),
+        (Power::Off, _) if machine.clean => (Consistency::Application, None),
+        (Power::Off, _) => (Consistency::Crash, Some("the server was killed, not shut down")),
+    }
+}
+
+/// A timestamp that survives being written as text with milliseconds.
+pub(super) fn whole_millisecond(instant: Timestamp) -> Timestamp {
+    Timestamp::from_millisecond(instant.as_millisecond()).unwrap_or(instant)
+}
