@@ -62,8 +62,8 @@ pub enum Promise {
     Emptied,
     /// The root is the one of the bytes.
     TrueRoot,
-    /// A registered image is a replica.
-    BecomesReplica,
+    /// A registered image has the role asked for.
+    RoleKept,
     /// An image carries its whole point.
     PointCarried,
     /// The image is not touched by what runs from it.

@@ -64,7 +64,7 @@ impl Target for MemoryCloud {
         .await
     }
 
-    async fn register(&self, disks: &[ImageDisk], point: &RestorePoint, token: &Token) -> Result<ImageId> {
+    async fn register(&self, disks: &[ImageDisk], point: &RestorePoint, role: Role, token: &Token) -> Result<ImageId> {
         self.call("register", |inner, call| {
             let mut id = ImageId::new(token.name())?;
             if inner.images.contains_key(&id) {
@@ -73,13 +73,10 @@ impl Target for MemoryCloud {
                 }
                 id = ImageId::new(format!("{id}-{}", inner.next()))?;
             }
+            let role = if call.breaks(Promise::RoleKept) { Role::Scratch } else { role };
             let image = Image {
                 made: inner.next(),
-                tags: tags(
-                    token,
-                    if call.breaks(Promise::BecomesReplica) { Role::Scratch } else { Role::Replica },
-                    call,
-                ),
+                tags: tags(token, role, call),
                 point: (!call.breaks(Promise::PointCarried)).then(|| point.clone()),
                 disks: take_disks(inner, disks, &id, call)?,
                 hidden: call.invisible(),
@@ -97,8 +94,8 @@ impl Target for MemoryCloud {
             let seen_now = all.len().saturating_sub(call.stale());
             let mut list = Vec::new();
             for (id, image) in all.into_iter().take(seen_now) {
-                let ours = image.tags.contains_key(tag::OWNER);
-                if ours
+                let replica = image.tags.get(tag::ROLE).is_some_and(|role| role == "replica");
+                if replica
                     && seen(&mut image.hidden, String::new).is_ok()
                     && let Some(point) = &image.point
                 {
