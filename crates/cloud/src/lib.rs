@@ -3,8 +3,8 @@
 //! Owns the provider traits, their decorators, the conformance suites and the providers. Must not know archives,
 //! policies, schedules or the ledger.
 
-pub mod qemu;
 pub mod memory;
+pub mod qemu;
 mod traits;
 
 pub use traits::{
