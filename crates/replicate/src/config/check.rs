@@ -1,0 +1,282 @@
+//! `replicate.toml`: from what it may say to what makes sense.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use model::{OwnerId, SiteName, VaultName};
+
+use super::document::{Document, below};
+use super::raw::{RawDaemon, RawIdentity, RawRecipient, RawS3, RawSettings, RawSite, RawVault, SiteKind};
+use super::settings::{
+    Accelerator, BucketUrl, DaemonSettings, Format, IdentityRef, LogForm, QemuSettings, RecipientRef, S3Settings,
+    Settings, SiteSettings, VaultSettings,
+};
+use super::value::{SecretRef, duration};
+
+const LEDGER: &str = "/var/lib/replicate/ledger";
+/// What a socket's address holds on Linux.
+const SOCKET_LIMIT: usize = 107;
+
+/// Checks everything; what is wrong is noted in `document` and left out of the result.
+pub fn settings(document: &mut Document, raw: RawSettings, file: &Path) -> (Settings, PathBuf) {
+    let folder = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let ledger = folder.join(raw.ledger.as_deref().unwrap_or(LEDGER));
+    let owner = raw.owner.and_then(|text| match OwnerId::new(text) {
+        Ok(owner) => Some(owner),
+        Err(error) => {
+            document.wrong_value("/owner", error.chain());
+            None
+        }
+    });
+    let mut sites = BTreeMap::new();
+    for (name, raw) in raw.sites {
+        let at = below("/sites", &name);
+        if let Some((name, site)) = name_of(document, SiteName::new(&name), &at).zip(site(document, raw, folder, &at)) {
+            sites.insert(name, site);
+        }
+    }
+    let mut vaults = BTreeMap::new();
+    for (name, raw) in raw.vaults {
+        let at = below("/vaults", &name);
+        if let Some((name, vault)) =
+            name_of(document, VaultName::new(&name), &at).zip(vault(document, raw, folder, &at))
+        {
+            vaults.insert(name, vault);
+        }
+    }
+    let daemon = daemon(document, raw.daemon.unwrap_or_default(), folder, &ledger);
+    let policies = folder.join(raw.policies.as_deref().unwrap_or("policies"));
+    let settings = Settings { file: file.to_owned(), owner, ledger, sites, vaults, daemon, policies: BTreeMap::new() };
+    (settings, policies)
+}
+
+fn name_of<T>(document: &mut Document, name: model::Result<T>, at: &str) -> Option<T> {
+    name.map_err(|error| document.wrong_key(at, error.chain())).ok()
+}
+
+fn site(document: &mut Document, raw: RawSite, folder: &Path, at: &str) -> Option<SiteSettings> {
+    let kind = raw.kind?;
+    if raw.sockets.is_none() && raw.disks.is_none() {
+        document.wrong_key(at, "the site has neither `sockets` (to capture from) nor `disks` (to restore to)");
+    }
+    let mut path = |key: &str, text: Option<String>| {
+        let text = text?;
+        if text.trim().is_empty() {
+            document.wrong_value(&below(at, key), format!("`{key}` is empty"));
+            return None;
+        }
+        Some(folder.join(text))
+    };
+    let sockets = path("sockets", raw.sockets);
+    let disks = path("disks", raw.disks);
+    let scratch = path("scratch", raw.scratch);
+    match kind {
+        SiteKind::Qemu => Some(SiteSettings::Qemu(QemuSettings {
+            scratch: scratch.or_else(|| disks.as_ref().map(|disks| disks.join(".scratch"))),
+            sockets,
+            disks,
+            format: raw.format.unwrap_or(Format::Qcow2),
+            accelerator: raw.accelerator.unwrap_or(Accelerator::Auto),
+        })),
+    }
+}
+
+fn vault(document: &mut Document, raw: RawVault, folder: &Path, at: &str) -> Option<VaultSettings> {
+    let url = raw.url.as_deref().and_then(|url| bucket(document, url, folder, &below(at, "url")));
+    let list_at = below(at, "recipients");
+    if raw.recipients.as_ref().is_some_and(Vec::is_empty) {
+        document.wrong_value(&list_at, "without a recipient nobody could open the vault — name at least one");
+    }
+    let had_recipients = raw.recipients.is_some();
+    let recipients: Vec<RecipientRef> = (raw.recipients.unwrap_or_default().into_iter().enumerate())
+        .filter_map(|(index, raw)| recipient(document, raw, folder, &below(&list_at, &index.to_string())))
+        .collect();
+    let identities_at = below(at, "identities");
+    let had_identities = raw.identities.is_some();
+    let mut identities: Vec<IdentityRef> = (raw.identities.unwrap_or_default().into_iter().enumerate())
+        .filter_map(|(index, raw)| identity(document, raw, folder, &below(&identities_at, &index.to_string())))
+        .collect();
+    if !had_identities {
+        identities = recipients
+            .iter()
+            .filter_map(|recipient| match recipient {
+                RecipientRef::Passphrase(secret) => Some(IdentityRef::Passphrase(secret.clone())),
+                RecipientRef::Age(_) => None,
+            })
+            .collect();
+    }
+    if identities.is_empty() && had_recipients && document.is_fine(at) {
+        let hint = "add `identities = [{ age-file = \"/etc/replicate/key.txt\" }]`";
+        document.wrong_key(&list_at, format!("nothing opens this vault on this host — {hint} or a passphrase"));
+    }
+    let has_s3 = raw.s3.is_some();
+    let s3 = s3(document, raw.s3.unwrap_or_default(), folder, &below(at, "s3"));
+    if has_s3 && matches!(url, Some(BucketUrl::Dir(_))) {
+        document.wrong_key(&below(at, "s3"), "`s3` is for vaults whose url begins with `s3://`");
+    }
+    Some(VaultSettings {
+        url: url?,
+        recipients,
+        identities,
+        s3,
+        compression: raw.compression.unwrap_or(3),
+        threads: raw.threads.unwrap_or(0) as usize,
+    })
+}
+
+fn bucket(document: &mut Document, url: &str, folder: &Path, at: &str) -> Option<BucketUrl> {
+    let forms = "write `dir:/srv/vault` or `s3://bucket/prefix`";
+    if let Some(path) = url.strip_prefix("dir:") {
+        if path.is_empty() {
+            document.wrong_value(at, format!("`{url}` names no folder — {forms}"));
+            return None;
+        }
+        return Some(BucketUrl::Dir(folder.join(path)));
+    }
+    if let Some(rest) = url.strip_prefix("s3://") {
+        if rest.contains('@') {
+            document
+                .wrong_value(at, "credentials must not stand in the url — use `s3 = { access-key = \"env:NAME\" }`");
+            return None;
+        }
+        let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        if bucket.is_empty() {
+            document.wrong_value(at, format!("`{url}` names no bucket — {forms}"));
+            return None;
+        }
+        return Some(BucketUrl::S3 { bucket: bucket.to_owned(), prefix: prefix.trim_matches('/').to_owned() });
+    }
+    let scheme = url.split(':').next().unwrap_or_default();
+    let reason = match scheme {
+        "gs" | "azblob" | "oss" => format!("vaults on `{scheme}://` are not built into this program"),
+        _ if url.starts_with('/') => {
+            document.wrong_value(at, format!("`{url}` has no scheme — did you mean `dir:{url}`?"));
+            return None;
+        }
+        _ => "this is not the address of a vault".to_owned(),
+    };
+    document.wrong_value(at, format!("{reason} — {forms}"));
+    None
+}
+
+fn recipient(document: &mut Document, raw: RawRecipient, folder: &Path, at: &str) -> Option<RecipientRef> {
+    let one = [raw.passphrase_file.is_some(), raw.passphrase_env.is_some(), raw.age.is_some()];
+    if one.iter().filter(|set| **set).count() != 1 {
+        if document.is_fine(at) {
+            document.wrong_value(at, "a recipient has exactly one of `passphrase-file`, `passphrase-env` and `age`");
+        }
+        return None;
+    }
+    if let Some(key) = raw.age {
+        if let Some(wrong) = wrong_age_key(&key) {
+            document.wrong_value(&below(at, "age"), wrong);
+            return None;
+        }
+        return Some(RecipientRef::Age(key));
+    }
+    secret(document, raw.passphrase_file, raw.passphrase_env, folder, at, "passphrase").map(RecipientRef::Passphrase)
+}
+
+/// Why a text is no public age key. Never repeats it: it may be a secret one.
+fn wrong_age_key(key: &str) -> Option<&'static str> {
+    let secret = key.to_ascii_uppercase().starts_with("AGE-SECRET-KEY-");
+    let public = key.len() == 62
+        && key
+            .strip_prefix("age1")
+            .is_some_and(|rest| rest.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit()));
+    match (secret, public) {
+        (true, _) => Some("this is a secret key, and it must not stand in this file — take its public half, `age1...`"),
+        (_, false) => Some("this is not a public age key — it begins with `age1` and has 62 characters"),
+        _ => None,
+    }
+}
+
+fn identity(document: &mut Document, raw: RawIdentity, folder: &Path, at: &str) -> Option<IdentityRef> {
+    let set = [&raw.passphrase_file, &raw.passphrase_env, &raw.age_file, &raw.age_env];
+    let count = set.iter().filter(|one| one.is_some()).count();
+    if count != 1 {
+        if document.is_fine(at) {
+            let keys = "`passphrase-file`, `passphrase-env`, `age-file` and `age-env`";
+            document.wrong_value(at, format!("an identity has exactly one of {keys}"));
+        }
+        return None;
+    }
+    if raw.passphrase_file.is_some() || raw.passphrase_env.is_some() {
+        return secret(document, raw.passphrase_file, raw.passphrase_env, folder, at, "passphrase")
+            .map(IdentityRef::Passphrase);
+    }
+    secret(document, raw.age_file, raw.age_env, folder, at, "age").map(IdentityRef::Age)
+}
+
+fn secret(
+    document: &mut Document,
+    file: Option<String>,
+    env: Option<String>,
+    folder: &Path,
+    at: &str,
+    what: &str,
+) -> Option<SecretRef> {
+    let (found, key) = match (file, env) {
+        (Some(path), _) if path.is_empty() => (Err("the path is empty".to_owned()), format!("{what}-file")),
+        (Some(path), _) => (Ok(SecretRef::File(folder.join(path))), format!("{what}-file")),
+        (None, env) => (SecretRef::env(&env.unwrap_or_default()), format!("{what}-env")),
+    };
+    found.map_err(|wrong| document.wrong_value(&below(at, &key), wrong)).ok()
+}
+
+fn s3(document: &mut Document, raw: RawS3, folder: &Path, at: &str) -> S3Settings {
+    let mut refer = |key: &str, text: Option<&str>| -> Option<SecretRef> {
+        SecretRef::parse(text?, folder).map_err(|wrong| document.wrong_value(&below(at, key), wrong)).ok()
+    };
+    let access = refer("access-key", raw.access_key.as_deref());
+    let secret = refer("secret-key", raw.secret_key.as_deref());
+    let token = refer("session-token", raw.session_token.as_deref());
+    if raw.access_key.is_some() != raw.secret_key.is_some() {
+        document.wrong_key(at, "`access-key` and `secret-key` belong together — give both or neither");
+    }
+    if raw.session_token.is_some() && raw.secret_key.is_none() {
+        document.wrong_key(&below(at, "session-token"), "`session-token` needs `access-key` and `secret-key`");
+    }
+    if raw.profile.is_some() && raw.secret_key.is_some() {
+        document.wrong_key(&below(at, "profile"), "`profile` and `secret-key` exclude each other");
+    }
+    if let Some(endpoint) = &raw.endpoint
+        && !(endpoint.starts_with("http://") || endpoint.starts_with("https://"))
+    {
+        document.wrong_value(
+            &below(at, "endpoint"),
+            "an endpoint begins with `https://` (or `http://` on a closed network)",
+        );
+    }
+    S3Settings {
+        endpoint: raw.endpoint,
+        region: raw.region,
+        path_style: raw.path_style.unwrap_or(false),
+        profile: raw.profile,
+        keys: access.zip(secret).map(|(access, secret)| (access, secret, token)),
+    }
+}
+
+fn daemon(document: &mut Document, raw: RawDaemon, folder: &Path, ledger: &Path) -> DaemonSettings {
+    let beside = ledger.parent().unwrap_or(Path::new(".")).join("replicate.sock");
+    let socket = raw.socket.map_or(beside, |text| folder.join(text));
+    if socket.as_os_str().len() > SOCKET_LIMIT {
+        let text = format!("the socket's path has {} bytes, and Linux allows {SOCKET_LIMIT}", socket.as_os_str().len());
+        document.wrong_value("/daemon/socket", format!("{text} — set `socket` to a shorter path"));
+    }
+    let stop_limit = match raw.stop_limit.as_deref().map(duration) {
+        None => Duration::from_secs(30),
+        Some(Ok(limit)) => limit,
+        Some(Err(wrong)) => {
+            document.wrong_value("/daemon/stop-limit", wrong);
+            Duration::ZERO
+        }
+    };
+    DaemonSettings {
+        socket,
+        stop_limit,
+        log: raw.log.unwrap_or(LogForm::Text),
+        parallel_runs: raw.parallel_runs.unwrap_or(2) as usize,
+    }
+}

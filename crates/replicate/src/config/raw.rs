@@ -1,0 +1,172 @@
+//! What the files may say: the types that the JSON Schemas are generated from. Everything is optional or a plain
+//! text here; whether it makes sense is decided by `check`.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+/// The main configuration file of replicate: sites, vaults, the ledger and the daemon.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[schemars(title = "replicate.toml")]
+pub struct RawSettings {
+    /// Who owns what this installation creates, as the tag `replicate:owner` says. Default: the name of this host.
+    /// Must differ between installations that share a site.
+    pub owner: Option<String>,
+    /// Folder of the ledger; relative to this file. Default: `/var/lib/replicate/ledger`.
+    pub ledger: Option<String>,
+    /// Folder of the policy files; relative to this file. Default: `policies`.
+    pub policies: Option<String>,
+    /// Places that servers run at or are restored to.
+    #[serde(default)]
+    pub sites: BTreeMap<String, RawSite>,
+    /// Stores of archives.
+    #[serde(default)]
+    pub vaults: BTreeMap<String, RawVault>,
+    /// The daemon.
+    pub daemon: Option<RawDaemon>,
+}
+
+/// The provider of a site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum SiteKind {
+    /// A host with QEMU guests, reached by their QMP sockets.
+    Qemu,
+}
+
+/// A format of disk files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RawFormat {
+    /// Plain bytes, holes left out.
+    Raw,
+    /// QEMU's copy-on-write format.
+    Qcow2,
+}
+
+/// How guests are emulated at a site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RawAccelerator {
+    /// KVM where the host has it, emulation otherwise.
+    Auto,
+    /// KVM or nothing.
+    Kvm,
+    /// Emulation only.
+    Tcg,
+}
+
+/// One account in one region of one cloud, or one hypervisor host.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct RawSite {
+    /// The provider.
+    #[schemars(required)]
+    pub kind: Option<SiteKind>,
+    /// Pattern of the guests' QMP sockets (`/run/guests/*.qmp`), or their folder. Beside a socket `web-1.qmp` may lie
+    /// `web-1.toml`, which describes the server. Leave it out where nothing is captured.
+    pub sockets: Option<String>,
+    /// Folder that restored disks and images are put into. Leave it out where nothing is restored to.
+    pub disks: Option<String>,
+    /// Folder for what a capture or a drill needs for a while. Default: `<disks>/.scratch`.
+    pub scratch: Option<String>,
+    /// Format of restored disks. Default: `qcow2`.
+    pub format: Option<RawFormat>,
+    /// How restored guests are run. Default: `auto`.
+    pub accelerator: Option<RawAccelerator>,
+}
+
+/// A deduplicated, encrypted store of archives in a bucket.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct RawVault {
+    /// Where: `dir:/srv/vault` or `s3://bucket/prefix`.
+    #[schemars(required)]
+    pub url: Option<String>,
+    /// Who can open the vault: its master key is wrapped for each of them when the vault is created.
+    #[schemars(required)]
+    pub recipients: Option<Vec<RawRecipient>>,
+    /// What this host opens the vault with. Default: the passphrases among the recipients.
+    pub identities: Option<Vec<RawIdentity>>,
+    /// Settings of `s3://` vaults.
+    pub s3: Option<RawS3>,
+    /// Level of zstd, 1 to 19. Default: 3.
+    #[schemars(range(min = 1, max = 19))]
+    pub compression: Option<i32>,
+    /// Threads that compress and encrypt. Default: as many as the host has processors.
+    #[schemars(range(min = 0, max = 1024))]
+    pub threads: Option<u32>,
+}
+
+/// Someone who can open a vault. Exactly one of the keys.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct RawRecipient {
+    /// File whose first line is a passphrase.
+    pub passphrase_file: Option<String>,
+    /// Environment variable that holds a passphrase.
+    pub passphrase_env: Option<String>,
+    /// A public age key (`age1...`); its secret half is best kept away from this host.
+    pub age: Option<String>,
+}
+
+/// What opens a vault. Exactly one of the keys.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct RawIdentity {
+    /// File whose first line is a passphrase.
+    pub passphrase_file: Option<String>,
+    /// Environment variable that holds a passphrase.
+    pub passphrase_env: Option<String>,
+    /// File with a secret age key (`AGE-SECRET-KEY-...`), as `age-keygen` writes it.
+    pub age_file: Option<String>,
+    /// Environment variable that holds a secret age key.
+    pub age_env: Option<String>,
+}
+
+/// How an S3 bucket is reached. Without keys: the usual chain of environment, profile and instance role.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct RawS3 {
+    /// Address of an S3-compatible service, `https://minio.example:9000`. Default: AWS.
+    pub endpoint: Option<String>,
+    /// Region. Default: from the environment.
+    pub region: Option<String>,
+    /// Put the bucket into the path rather than into the host name. Default: false.
+    pub path_style: Option<bool>,
+    /// A profile of the AWS configuration files.
+    pub profile: Option<String>,
+    /// Access key, by reference: `env:NAME` or `file:/path`.
+    pub access_key: Option<String>,
+    /// Secret key, by reference: `env:NAME` or `file:/path`.
+    pub secret_key: Option<String>,
+    /// Session token, by reference: `env:NAME` or `file:/path`.
+    pub session_token: Option<String>,
+}
+
+/// Form of the daemon's log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RawLog {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The daemon.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct RawDaemon {
+    /// Unix socket of its API; relative to this file. Default: `replicate.sock` beside the ledger.
+    pub socket: Option<String>,
+    /// How long runs may go on after SIGTERM before they are parked. Default: `30s`.
+    pub stop_limit: Option<String>,
+    /// Form of the log. Default: `text`.
+    pub log: Option<RawLog>,
+    /// How many runs go on at the same time. Default: 2.
+    #[schemars(range(min = 1, max = 64))]
+    pub parallel_runs: Option<u32>,
+}

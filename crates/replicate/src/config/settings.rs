@@ -1,0 +1,163 @@
+//! The validated form of `replicate.toml`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use model::{OwnerId, Policy, PolicyName, SiteName, VaultName};
+use serde::Serialize;
+
+pub use super::raw::{RawAccelerator as Accelerator, RawFormat as Format, RawLog as LogForm};
+use super::value::SecretRef;
+
+/// Everything that the files say, checked.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The file it came from.
+    pub file: PathBuf,
+    /// Who owns what this installation makes; none: the name of this host.
+    pub owner: Option<OwnerId>,
+    /// Folder of the ledger.
+    pub ledger: PathBuf,
+    /// Places that servers run at or are restored to.
+    pub sites: BTreeMap<SiteName, SiteSettings>,
+    /// Stores of archives.
+    pub vaults: BTreeMap<VaultName, VaultSettings>,
+    /// The daemon.
+    pub daemon: DaemonSettings,
+    /// All policies.
+    pub policies: BTreeMap<PolicyName, Policy>,
+}
+
+/// A site. One form a provider.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SiteSettings {
+    /// A host with QEMU guests.
+    Qemu(QemuSettings),
+}
+
+impl SiteSettings {
+    /// The provider's name in the files.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Qemu(_) => "qemu",
+        }
+    }
+}
+
+/// A host with QEMU guests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QemuSettings {
+    /// Pattern or folder of QMP sockets.
+    pub sockets: Option<PathBuf>,
+    /// Where disks are put.
+    pub disks: Option<PathBuf>,
+    /// Where scratch is put.
+    pub scratch: Option<PathBuf>,
+    /// Format of restored disks.
+    pub format: Format,
+    /// How restored guests run.
+    pub accelerator: Accelerator,
+}
+
+/// Where a vault's bucket is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BucketUrl {
+    /// A folder.
+    Dir(PathBuf),
+    /// A prefix of an S3 bucket.
+    S3 {
+        /// The bucket.
+        bucket: String,
+        /// The prefix, without slashes around it; may be empty.
+        prefix: String,
+    },
+}
+
+/// Who can open a vault.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RecipientRef {
+    /// Whoever knows a passphrase.
+    Passphrase(SecretRef),
+    /// Whoever holds the secret half of an age key.
+    Age(String),
+}
+
+/// What this host opens a vault with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IdentityRef {
+    /// A passphrase.
+    Passphrase(SecretRef),
+    /// A secret age key.
+    Age(SecretRef),
+}
+
+/// How S3 is reached.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct S3Settings {
+    /// Address of an S3-compatible service.
+    pub endpoint: Option<String>,
+    /// Region.
+    pub region: Option<String>,
+    /// Bucket in the path.
+    pub path_style: bool,
+    /// Profile of the AWS files.
+    pub profile: Option<String>,
+    /// Access key, secret key, session token.
+    pub keys: Option<(SecretRef, SecretRef, Option<SecretRef>)>,
+}
+
+/// A vault.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VaultSettings {
+    /// Where.
+    pub url: BucketUrl,
+    /// Who can open it.
+    pub recipients: Vec<RecipientRef>,
+    /// What this host opens it with.
+    pub identities: Vec<IdentityRef>,
+    /// How S3 is reached.
+    pub s3: S3Settings,
+    /// Level of zstd.
+    pub compression: i32,
+    /// Worker threads; 0: as many as processors.
+    pub threads: usize,
+}
+
+/// The daemon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DaemonSettings {
+    /// Its socket.
+    pub socket: PathBuf,
+    /// How long runs may go on after SIGTERM.
+    pub stop_limit: Duration,
+    /// Form of its log.
+    pub log: LogForm,
+    /// Runs at the same time.
+    pub parallel_runs: usize,
+}
+
+/// What `replicate check` prints.
+#[derive(Debug, Clone, Serialize, serde::Deserialize)]
+pub struct Overview {
+    /// The file.
+    pub file: String,
+    /// Names of the sites.
+    pub sites: Vec<SiteName>,
+    /// Names of the vaults.
+    pub vaults: Vec<VaultName>,
+    /// Names of the policies.
+    pub policies: Vec<PolicyName>,
+}
+
+impl Settings {
+    /// What there is, in names.
+    pub fn overview(&self) -> Overview {
+        Overview {
+            file: self.file.display().to_string(),
+            sites: self.sites.keys().cloned().collect(),
+            vaults: self.vaults.keys().cloned().collect(),
+            policies: self.policies.keys().cloned().collect(),
+        }
+    }
+}
