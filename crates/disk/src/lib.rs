@@ -2,10 +2,14 @@
 //!
 //! Owns everything that is true of bytes wherever they lie. Must not know vaults, clouds, servers or policies.
 
+mod progress;
 mod root;
+mod transfer;
 mod waist;
 mod zero;
 
+pub use progress::{Progress, Silent};
 pub use root::{LEAF, LEAVES_PER_PAGE, Leaf, PAGE, PageHash, RootBuilder, leaf, page_hash, root_of_pages, zero_leaf};
+pub use transfer::{TransferOptions, transfer};
 pub use waist::{DiskRead, DiskWrite, Written};
 pub use zero::is_zero;

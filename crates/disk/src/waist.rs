@@ -70,6 +70,12 @@ pub trait DiskWrite: Send {
         false
     }
 
+    /// Whether [`has_leaf`](Self::has_leaf) can ever say yes. A writer without a base says no, and spares the transfer
+    /// a hash of everything that it reads.
+    fn may_have_leaves(&self) -> bool {
+        true
+    }
+
     /// Makes everything durable and tells the root. Must be called last; without it the write has not happened.
     async fn finish(self: Box<Self>) -> Result<Written>;
 }
