@@ -1,8 +1,11 @@
 //! What a vault needs from an object store, and nothing more.
 
+pub mod conformance;
 mod dir;
 mod key;
 mod memory;
+mod retry;
+mod url;
 
 use std::ops::Range;
 
@@ -13,6 +16,8 @@ use model::{Error, Kind, Result};
 pub use dir::DirBucket;
 pub use key::{LONGEST_KEY, LONGEST_PART, check_key, check_prefix};
 pub use memory::{Fault, MemoryBucket, Operation};
+pub use retry::{RetryAfter, RetryBucket, RetryOptions};
+pub use url::BucketUrl;
 
 /// What to do if the key exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
