@@ -13,14 +13,14 @@ use crate::Observer;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CheckScope {
-    /// Manifests, maps and the presence of every pack: no data is read.
-    Present,
     /// Everything, every byte.
     All,
     /// About so many percent of the packs, others every time.
     Sample(u8),
     /// What was not read for so many days.
     Stale(u32),
+    /// What one point added over its parent, and its roots: cost in proportion to the change.
+    Added(PointId),
     /// What these points need, every byte.
     Points(Vec<PointId>),
 }

@@ -2,7 +2,8 @@
 
 use jiff::Timestamp;
 use model::{
-    Cursor, DiskName, Place, PointDisk, PointId, PolicyName, Replica, RestorePoint, RunId, ServerName, SiteName,
+    Cursor, DiskName, Place, PointDisk, PointId, Policy, PolicyName, Replica, RestorePoint, RunId, ServerName,
+    SiteName,
 };
 use serde::{Deserialize, Serialize};
 
@@ -97,6 +98,9 @@ pub struct RunRecord {
     /// Whose policy.
     #[serde(default)]
     pub policy: Option<PolicyName>,
+    /// The policy as it was when the run began: a change of configuration does not reach into a run.
+    #[serde(default)]
+    pub with: Option<Policy>,
     /// Of which server.
     pub server: ServerName,
     /// Where the server is, or where a restore goes.
@@ -117,6 +121,9 @@ pub struct RunRecord {
     /// Its destinations.
     #[serde(default)]
     pub destinations: Vec<DestinationRecord>,
+    /// The capture was lost while destinations waited: nothing more can be read for this point.
+    #[serde(default)]
+    pub lost: bool,
     /// The point, fixed before the first destination commits it: every destination seals exactly this.
     #[serde(default)]
     pub point: Option<RestorePoint>,
