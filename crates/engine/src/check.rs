@@ -39,8 +39,9 @@ impl DiskWrite for RootWriter {
 /// Reads everything and tells the root of what was read.
 pub(crate) async fn root_of(reader: &dyn DiskRead, progress: &dyn disk::Progress) -> Result<DiskRoot> {
     if reader.is_incremental() {
-        return Err(Error::new(Kind::Permanent, format!("cannot check {}", reader.describe()))
-            .because("it lists changes only"));
+        return Err(
+            Error::new(Kind::Permanent, format!("cannot check {}", reader.describe())).because("it lists changes only")
+        );
     }
     let size = reader.size();
     let writer = RootWriter { size, root: RootBuilder::new(size), received: 0 };

@@ -85,6 +85,7 @@ pub struct Engine {
     policies: RwLock<Arc<Vec<Policy>>>,
     busy: Mutex<BTreeSet<String>>,
     active: Mutex<BTreeSet<RunId>>,
+    turns: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 impl Engine {
@@ -107,6 +108,7 @@ impl Engine {
             policies: RwLock::new(Arc::new(parts.policies)),
             busy: Mutex::default(),
             active: Mutex::default(),
+            turns: Mutex::default(),
         })
     }
 
@@ -204,6 +206,15 @@ impl Engine {
                 .hint("wait until it ends, or see `replicate status`"));
         }
         Ok(Busy { engine: self, name })
+    }
+
+    /// Runs of one server take turns, whatever their policies: two captures at once would freeze a guest twice.
+    pub(crate) fn turn(&self, run: &RunRecord) -> Arc<tokio::sync::Mutex<()>> {
+        let name = match (&run.site, run.kind) {
+            (Some(site), crate::RunKind::Replicate) => format!("{site}/{}", run.server),
+            _ => run.id.to_string(),
+        };
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default().clone()
     }
 
     /// Marks a run as executed by this process, so that nobody sweeps or resumes it meanwhile.

@@ -29,12 +29,12 @@ impl Engine {
     pub(crate) async fn step_done<T: DeserializeOwned>(&self, run: &RunId, step: &str) -> Result<Option<T>> {
         let record: Option<StepRecord> = ledger::get(&*self.ledger, Tree::Journal, &key(run, step)).await?;
         match record {
-            Some(StepRecord { done_at: Some(_), outcome, .. }) => serde_json::from_value(outcome).map(Some).map_err(
-                |error| {
+            Some(StepRecord { done_at: Some(_), outcome, .. }) => {
+                serde_json::from_value(outcome).map(Some).map_err(|error| {
                     Error::new(Kind::Damaged, format!("cannot read the outcome of step {step} of run {run}"))
                         .because(error)
-                },
-            ),
+                })
+            }
             _ => Ok(None),
         }
     }
@@ -96,8 +96,7 @@ impl Engine {
 
     /// The step of an open run that was begun and not finished, the earliest.
     pub(crate) async fn step_open(&self, run: &RunId) -> Result<Option<StepRecord>> {
-        let steps: Vec<(String, StepRecord)> =
-            ledger::scan(&*self.ledger, Tree::Journal, &format!("{run}/")).await?;
+        let steps: Vec<(String, StepRecord)> = ledger::scan(&*self.ledger, Tree::Journal, &format!("{run}/")).await?;
         Ok(steps.into_iter().map(|(_, step)| step).filter(|s| s.done_at.is_none()).min_by_key(|s| s.begun_at))
     }
 }

@@ -4,18 +4,32 @@
 //! the command line.
 
 mod archive;
+mod check;
+mod destinations;
 mod engine;
+mod files;
+mod holdings;
 mod identity;
+mod import;
+mod journal;
 pub mod ledger;
+mod meter;
 mod observe;
 mod pending;
+mod plan;
 mod proof;
+mod prune;
 mod records;
 mod report;
 mod request;
+mod restore;
+mod run;
+mod steps;
+mod sweep;
 
 pub use archive::{Archive, ArchiveCheck, ArchiveWriter, CheckScope, Collected};
 pub use engine::{Engine, Parts, Settings};
+pub use import::server_of_file;
 pub use observe::{Event, Observer, Silent};
 pub use proof::{Proof, Rung, SignedProof, verify_proof};
 pub use records::{

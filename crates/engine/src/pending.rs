@@ -14,10 +14,6 @@ impl Engine {
     pub async fn plan(&self, _policy: Option<&PolicyName>) -> Result<PlanReport> {
         pending("plan")
     }
-    /// One run now: resumes the open run of each server, or begins a new one.
-    pub async fn run(&self, _request: &RunRequest) -> Result<RunsReport> {
-        pending("run")
-    }
     /// Runs everything that is due, once.
     pub async fn run_due(&self) -> Result<RunsReport> {
         pending("run_due")
@@ -25,14 +21,6 @@ impl Engine {
     /// When the next run is due.
     pub async fn next_due(&self) -> Result<Option<Timestamp>> {
         pending("next_due")
-    }
-    /// Goes on with every open run; restores and drills that died are cleaned up.
-    pub async fn resume(&self) -> Result<RunsReport> {
-        pending("resume")
-    }
-    /// Disk images become a point.
-    pub async fn import(&self, _request: &ImportRequest) -> Result<RunReport> {
-        pending("import")
     }
     /// Per server: last point, lag, proof, what is stuck.
     pub async fn status(&self) -> Result<StatusReport> {
@@ -57,10 +45,6 @@ impl Engine {
     /// Retention, two-phase.
     pub async fn prune(&self, _request: &PruneRequest) -> Result<PruneReport> {
         pending("prune")
-    }
-    /// Deletes what dead runs left.
-    pub async fn sweep(&self) -> Result<SweepReport> {
-        pending("sweep")
     }
     /// Rebuilds the catalogue from vaults and sites.
     pub async fn adopt(&self) -> Result<AdoptReport> {

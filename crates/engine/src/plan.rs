@@ -32,9 +32,8 @@ pub(crate) fn parent<'a>(
     own: Option<&PointId>,
     cursor: Option<&CursorRecord>,
 ) -> Option<&'a Held> {
-    let fitting = || {
-        held.iter().filter(|h| h.point.server == *server && !h.damaged && own.is_none_or(|own| *own != h.point.id))
-    };
+    let fitting =
+        || held.iter().filter(|h| h.point.server == *server && !h.damaged && own.is_none_or(|own| *own != h.point.id));
     let base = cursor.and_then(|cursor| fitting().find(|h| h.point.id == cursor.base));
     base.or_else(|| fitting().max_by(|a, b| (a.point.taken_at, &a.point.id).cmp(&(b.point.taken_at, &b.point.id))))
 }

@@ -2,8 +2,7 @@
 
 use jiff::Timestamp;
 use model::{
-    Cursor, DiskName, Place, PointDisk, PointId, Policy, PolicyName, Replica, RestorePoint, RunId, ServerName,
-    SiteName,
+    Cursor, DiskName, Place, PointDisk, PointId, Policy, PolicyName, Replica, RestorePoint, RunId, ServerName, SiteName,
 };
 use serde::{Deserialize, Serialize};
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use cloud::{Capture, Server};
 use futures::{StreamExt, stream};
-use model::{Error, Kind, Place, Policy, PolicyName, Result, RestorePoint, ServerName};
+use model::{Error, Kind, Place, Policy, PolicyName, RestorePoint, Result, ServerName};
 
 use crate::engine::busy_name;
 use crate::ledger::{self, Tree};
@@ -49,8 +49,11 @@ impl Engine {
     pub(crate) async fn covered(&self, policy: &Policy, only: Option<&ServerName>) -> Result<Vec<Server>> {
         let site = self.site(&policy.select.site)?;
         let source = site.source().ok_or_else(|| {
-            Error::new(Kind::Invalid, format!("cannot run policy {}", policy.name))
-                .because(format!("site {} is no source: its provider is {}", policy.select.site, site.kind()))
+            Error::new(Kind::Invalid, format!("cannot run policy {}", policy.name)).because(format!(
+                "site {} is no source: its provider is {}",
+                policy.select.site,
+                site.kind()
+            ))
         })?;
         let mut servers = source.servers().await?;
         servers.retain(|s| policy.select.covers(&s.name, &s.machine.tags) && only.is_none_or(|name| *name == s.name));
@@ -185,8 +188,11 @@ impl Engine {
 
     /// After the destinations: closes the run if nothing is left to do, parks it otherwise.
     async fn settle(&self, context: &mut Context<'_>, capture: &Capture) -> Result<()> {
-        let waiting =
-            context.run.destinations.iter().any(|d| !matches!(d.state, DestinationState::Done | DestinationState::GivenUp));
+        let waiting = context
+            .run
+            .destinations
+            .iter()
+            .any(|d| !matches!(d.state, DestinationState::Done | DestinationState::GivenUp));
         context.run.outcome = Some(retire::outcome(&context.run));
         if waiting && context.run.attempts < self.settings.max_attempts {
             return self.save_run(&context.run).await;

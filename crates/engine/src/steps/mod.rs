@@ -16,7 +16,7 @@ use model::{DiskName, Error, Kind, Place, PointDisk, Result, Token};
 use serde::{Deserialize, Serialize};
 
 use crate::records::{CursorRecord, RunRecord, policy_key};
-use crate::{Engine, FileFormat, ImportRequest};
+use crate::{Engine, ImportRequest};
 
 /// Where a run's bytes come from.
 pub(crate) enum Origin {
@@ -24,6 +24,8 @@ pub(crate) enum Origin {
     Site(Arc<dyn Cloud>),
     /// Disk images on this host.
     Files(ImportRequest),
+    /// Nothing: the run is only to be closed.
+    None,
 }
 
 /// What the steps of one run share.
@@ -56,7 +58,7 @@ impl Context<'_> {
     /// The source, if the bytes come from a site.
     pub(crate) fn source(&self) -> Result<Option<&dyn Source>> {
         match &self.origin {
-            Origin::Files(_) => Ok(None),
+            Origin::Files(_) | Origin::None => Ok(None),
             Origin::Site(site) => site.source().map(Some).ok_or_else(|| {
                 Error::new(Kind::Invalid, format!("cannot capture servers of site {}", site.site()))
                     .because(format!("a {} site is not a source", site.kind()))
@@ -65,7 +67,12 @@ impl Context<'_> {
     }
 
     /// Opens a disk of the capture.
-    pub(crate) async fn open(&self, capture: &Capture, name: &DiskName, incremental: bool) -> Result<Box<dyn DiskRead>> {
+    pub(crate) async fn open(
+        &self,
+        capture: &Capture,
+        name: &DiskName,
+        incremental: bool,
+    ) -> Result<Box<dyn DiskRead>> {
         match &self.origin {
             Origin::Site(_) => match self.source()? {
                 Some(source) => source.open(capture, name, incremental).await,
@@ -76,8 +83,9 @@ impl Context<'_> {
                 let file = index.and_then(|index| request.files.get(index)).ok_or_else(|| {
                     Error::new(Kind::Invalid, format!("cannot open disk {name}")).because("no file was given for it")
                 })?;
-                crate::import::open(file, request.format).await
+                crate::files::open(file, request.format).await
             }
+            Origin::None => Err(Error::new(Kind::Permanent, format!("cannot open disk {name}"))),
         }
     }
 
@@ -101,14 +109,6 @@ pub(crate) fn token(engine: &Engine, run: &RunRecord, step: &str) -> Token {
 /// The step under which a disk of an image is made.
 pub(crate) fn disk_step(disk: &DiskName) -> String {
     format!("disk-{disk}")
-}
-
-/// The engine's word for a file's form.
-pub(crate) fn disk_format(format: FileFormat) -> disk::Format {
-    match format {
-        FileFormat::Raw => disk::Format::Raw,
-        FileFormat::Qcow2 => disk::Format::Qcow2,
-    }
 }
 
 /// Wraps an error with the destination that it happened at.

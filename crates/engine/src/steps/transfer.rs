@@ -39,7 +39,9 @@ pub(crate) async fn run(context: &Context<'_>, capture: &Capture, places: &[Plac
         for changes in [true, false] {
             let mut group: Vec<&mut Lane> = lanes
                 .iter_mut()
-                .filter(|lane| lane.failed.is_none() && (mode(context, lane, disk, trust) == Mode::Incremental) == changes)
+                .filter(|lane| {
+                    lane.failed.is_none() && (mode(context, lane, disk, trust) == Mode::Incremental) == changes
+                })
                 .collect();
             if !group.is_empty() {
                 move_disk(context, capture, disk, changes, &mut group).await;
@@ -180,7 +182,9 @@ async fn writer(
     match &lane.place {
         Place::Vault(name) => match &lane.archive {
             Some(archive) => archive.disk(&disk.name, disk.size, changes).await,
-            None => Err(Error::new(Kind::Permanent, format!("cannot write to vault {name}")).because("no point is open")),
+            None => {
+                Err(Error::new(Kind::Permanent, format!("cannot write to vault {name}")).because("no point is open"))
+            }
         },
         Place::Site(name) => {
             let site = context.engine.site(name)?;

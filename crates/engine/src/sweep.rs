@@ -1,0 +1,123 @@
+//! Deletes the scratch that dead runs left: disks, captures (a frozen guest among them), drill images, instances. Only what carries our
+//! owner's tag and the role `scratch`, and only if no open run refers to it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use cloud::{Cloud, Resource};
+use model::{Error, Result, Role, crash, tag};
+
+use crate::ledger::Batch;
+use crate::records::{RunRecord, RunState};
+use crate::steps::{Context, Origin, retire};
+use crate::{Engine, Problem, RunOutcome, SweepReport, SweptReport};
+
+impl Engine {
+    /// Sweeps every site. Call it when nothing else of this installation runs elsewhere: runs of this process are spared.
+    pub async fn sweep(&self) -> Result<SweepReport> {
+        let mut report = SweepReport::default();
+        for run in self.runs().await? {
+            // a restore or drill that died has nobody who waits for it
+            let orphan = matches!(run.kind, crate::RunKind::Restore | crate::RunKind::Drill);
+            if orphan && run.state == RunState::Open && !self.is_active(&run.id) {
+                self.clean_up(run).await?;
+            }
+        }
+        // the ledger first, then the sites: a run that begins in between is not in the listing
+        let open: BTreeSet<String> =
+            self.runs().await?.iter().filter(|run| run.state == RunState::Open).map(|run| run.id.to_string()).collect();
+        for (name, site) in &self.sites {
+            let owned = match site.owned().await {
+                Ok(owned) => owned,
+                Err(error) => {
+                    report.problems.push(Problem::from(&error.within(format!("cannot sweep site {name}"))));
+                    continue;
+                }
+            };
+            for resource in owned.into_iter().filter(|resource| self.is_own_scratch(resource)) {
+                let run = resource.tags.get(tag::RUN).cloned();
+                let swept =
+                    SweptReport { site: name.clone(), kind: resource.kind.clone(), id: resource.id.clone(), run };
+                if swept.run.as_ref().is_some_and(|run| open.contains(run) || self.is_active_text(run)) {
+                    report.in_use.push(swept);
+                    continue;
+                }
+                match self.delete(site, &resource).await {
+                    Ok(()) => report.deleted.push(swept),
+                    Err(error) => report.problems.push(Problem::from(&error)),
+                }
+            }
+        }
+        Ok(report)
+    }
+
+    fn is_own_scratch(&self, resource: &Resource) -> bool {
+        let own = resource.tags.get(tag::OWNER).is_some_and(|owner| owner == self.owner.as_str());
+        own && resource.role == Role::Scratch
+    }
+
+    fn is_active_text(&self, run: &str) -> bool {
+        model::RunId::new(run).is_ok_and(|run| self.is_active(&run))
+    }
+
+    async fn delete(&self, site: &Arc<dyn Cloud>, resource: &Resource) -> Result<()> {
+        crash::point("sweep.delete.before");
+        let deleted = site.delete(resource).await;
+        crash::point("sweep.delete.after");
+        deleted.map_err(|error| {
+            error.within(format!("cannot delete {} {} at site {}", resource.kind, resource.id, site.site()))
+        })
+    }
+
+    /// Deletes the scratch of one closed run everywhere; what cannot be deleted now is for the next sweep.
+    pub(crate) async fn sweep_run(&self, run: &RunRecord) {
+        if let Err(error) = self.scratch_gone(run).await {
+            tracing::warn!(run = %run.id, error = %error.chain(), "scratch is left for the next sweep");
+        }
+    }
+
+    /// Deletes all scratch of a run, instances before what they run from, or tells what is left.
+    pub(crate) async fn scratch_gone(&self, run: &RunRecord) -> Result<()> {
+        let mut trouble = None;
+        for site in self.sites.values() {
+            let mut owned = match site.owned().await {
+                Ok(owned) => owned,
+                Err(error) => {
+                    trouble = Some(error);
+                    continue;
+                }
+            };
+            owned.retain(|r| self.is_own_scratch(r) && r.tags.get(tag::RUN).is_some_and(|id| id == run.id.as_str()));
+            owned.sort_by_key(|resource| match resource.kind.as_str() {
+                "instance" => 0,
+                "image" => 1,
+                _ => 2,
+            });
+            for resource in &owned {
+                if let Err(error) = self.delete(site, resource).await {
+                    trouble = Some(error);
+                }
+            }
+        }
+        trouble.map_or(Ok(()), Err)
+    }
+
+    /// Ends a restore or drill that died: its scratch goes, its record is closed.
+    pub(crate) async fn clean_up(&self, run: RunRecord) -> Result<()> {
+        if let Err(error) = self.scratch_gone(&run).await {
+            // stays open, so that the next start tries again
+            let mut run = run;
+            run.problem = Some(Problem::from(&error));
+            return self.save_run(&run).await;
+        }
+        let mut context = Context { engine: self, run, origin: Origin::None, cursor: None };
+        context.run.problem.get_or_insert_with(|| {
+            let error = Error::new(model::Kind::Cancelled, format!("run {} was interrupted", context.run.id));
+            Problem::from(&error)
+        });
+        context.run.outcome = Some(RunOutcome::Failed);
+        let mut batch = Batch::new();
+        retire::close(&mut context, &mut batch).await?;
+        self.ledger.commit(batch).await
+    }
+}
