@@ -3,10 +3,13 @@
 //! Owns the provider traits, their decorators, the conformance suites and the providers. Must not know archives,
 //! policies, schedules or the ledger.
 
+pub mod conformance;
 pub mod memory;
 pub mod qemu;
+mod retry;
 mod traits;
 
+pub use retry::{RetryOptions, Retrying};
 pub use traits::{
     Capture, CaptureRequest, CapturedDisk, Cloud, Consistent, Console, Hook, ImageDisk, Instance, LaunchOptions,
     Network, Outcome, Power, ProbeState, Resource, Server, Source, Target,

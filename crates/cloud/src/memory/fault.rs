@@ -76,6 +76,20 @@ pub enum Promise {
     Deleted,
     /// What does not exist is told as [`Kind::NotFound`].
     NotFoundTold,
+    /// A capture has all disks.
+    AllDisks,
+    /// A change map lists what changed only.
+    OnlyChanges,
+    /// A capture and its readers agree on what is incremental.
+    IncrementalTold,
+    /// A read is answered wholly or not at all.
+    WholeAnswer,
+    /// A writer claims only leaves that it has.
+    LeafTruth,
+    /// Nothing is written behind the end.
+    Bounds,
+    /// An image consists of disks that exist.
+    DisksExist,
 }
 
 /// One fault: the `nth` call (from 1) of an operation, and the `times - 1` after it.
@@ -163,6 +177,12 @@ impl Faults {
             }
         }
         found
+    }
+
+    /// Whether a call that cannot wait is to break a promise.
+    pub(super) fn breaks(&self, operation: &'static str, promise: Promise) -> bool {
+        let faults = self.count(operation);
+        Entered { book: &self.0, operation, faults }.breaks(promise)
     }
 
     /// Begins a call: waits, hangs or fails as the rules say.

@@ -70,14 +70,15 @@ impl Source for MemoryCloud {
     }
 
     async fn open(&self, capture: &Capture, disk: &DiskName, incremental: bool) -> Result<Box<dyn DiskRead>> {
-        self.call("open", |inner, _| {
+        self.call("open", |inner, call| {
             let pinned = inner.pinned(&capture.id)?;
             let bytes = pinned.disks.get(disk).ok_or_else(|| {
                 Error::new(Kind::NotFound, format!("cannot open disk {disk} of capture {}", capture.id))
             })?;
-            let incremental = incremental && pinned.changes.contains_key(disk);
+            let told = pinned.changes.contains_key(disk) && !call.breaks(Promise::IncrementalTold);
             let of = Of::Capture(capture.id.clone());
-            Ok(Box::new(CaptureReader::new(self, of, disk.clone(), bytes.size(), incremental)) as Box<dyn DiskRead>)
+            Ok(Box::new(CaptureReader::new(self, of, disk.clone(), bytes.size(), incremental && told))
+                as Box<dyn DiskRead>)
         })
         .await
     }
@@ -88,6 +89,9 @@ impl Source for MemoryCloud {
                 Outcome::Committed => capture.since.as_ref().filter(|since| Some(*since) != capture.cursor.as_ref()),
                 Outcome::Abandoned => capture.cursor.as_ref(),
             };
+            if call.breaks(Promise::Deleted) {
+                return Ok(());
+            }
             let found = inner.end_capture(&capture.id, &capture.server, done_with);
             if !found && call.breaks(Promise::AbsentIsSuccess) {
                 return Err(Error::new(Kind::NotFound, format!("cannot release capture {}", capture.id)));
@@ -168,6 +172,9 @@ fn plain_capture(
 fn pin(inner: &mut Inner, mut capture: Capture, request: &CaptureRequest, call: &Entered<'_>) -> Result<Capture> {
     let made = inner.next();
     let machine = inner.server(&request.server)?;
+    if call.breaks(Promise::AllDisks) {
+        capture.disks.pop();
+    }
     let changes = since(machine, &mut capture, request, call);
     if let Some(cursor) = &capture.cursor {
         let empty = machine.disks.keys().map(|name| (name.clone(), ChangeMap::new())).collect();

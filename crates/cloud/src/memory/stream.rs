@@ -71,6 +71,9 @@ impl DiskRead for CaptureReader {
                     }
                     _ => bytes.extents(from),
                 };
+                if self.incremental && call.breaks(Promise::OnlyChanges) {
+                    list = bytes.extents(from);
+                }
                 if call.breaks(Promise::FullReader) {
                     list =
                         list.as_slice().iter().filter(|e| e.change == model::Change::Data).skip(1).copied().collect();
@@ -85,6 +88,9 @@ impl DiskRead for CaptureReader {
             .call("read", |inner, call| {
                 let bytes = self.bytes(inner)?;
                 if !bytes.holds(offset, len as u64) {
+                    if call.breaks(Promise::WholeAnswer) {
+                        return Ok(Bytes::from(bytes.read(offset, bytes.size().saturating_sub(offset) as usize)));
+                    }
                     let operation = format!("cannot read {len} bytes at {offset} of {}", self.describe());
                     return Err(Error::new(Kind::Invalid, operation).because("the range ends behind the disk"));
                 }
@@ -153,9 +159,15 @@ impl DiskWrite for ScratchWriter {
         let (id, opened, len) = (&self.id, self.opened, data.len() as u64);
         let fresh = self
             .cloud
-            .call("write", |inner, _| {
+            .call("write", |inner, call| {
                 let scratch = mine(inner, id, opened)?;
+                if call.breaks(Promise::Bytes) {
+                    return Ok(0);
+                }
                 if !scratch.disk.holds(offset, len) {
+                    if call.breaks(Promise::Bounds) {
+                        return Ok(0);
+                    }
                     return Err(behind(id, offset, len));
                 }
                 let fresh = if scratch.disk.read(offset, data.len()) == data { 0 } else { len };
@@ -187,6 +199,9 @@ impl DiskWrite for ScratchWriter {
     fn has_leaf(&self, index: u64, leaf: &Leaf) -> bool {
         if !self.has_base {
             return false;
+        }
+        if self.cloud.state.faults.breaks("has_leaf", Promise::LeafTruth) {
+            return true;
         }
         let mut inner = locked(&self.cloud.state.inner);
         mine(&mut inner, &self.id, self.opened).is_ok_and(|scratch| scratch.disk.leaf(index) == *leaf)

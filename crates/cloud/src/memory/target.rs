@@ -39,7 +39,7 @@ impl Target for MemoryCloud {
             };
             let scratch = Scratch {
                 made: inner.next(),
-                tags: tags(token, Role::Scratch, call),
+                tags: tags(token, if call.breaks(Promise::RoleKept) { Role::Replica } else { Role::Scratch }, call),
                 name: disk.clone(),
                 disk: bytes,
                 finished: false,
@@ -54,7 +54,10 @@ impl Target for MemoryCloud {
     }
 
     async fn open_image(&self, image: &ImageId, disk: &DiskName) -> Result<Box<dyn DiskRead>> {
-        self.call("open_image", |inner, _| {
+        self.call("open_image", |inner, call| {
+            if !inner.images.contains_key(image) && call.breaks(Promise::NotFoundTold) {
+                return Err(Error::new(Kind::Permanent, format!("cannot open image {image}")));
+            }
             let size = inner.image(image)?.disks.get(disk).map(SparseDisk::size);
             let size =
                 size.ok_or_else(|| Error::new(Kind::NotFound, format!("cannot open disk {disk} of image {image}")))?;
@@ -213,6 +216,7 @@ fn take_disks(
     for disk in disks {
         let because = |why: &str| format!("disk {} {why}", disk.id);
         match inner.disks.get_mut(&disk.id) {
+            None if call.breaks(Promise::DisksExist) => {}
             None => return Err(Error::new(Kind::NotFound, operation()).because(because("does not exist"))),
             Some(scratch) if !scratch.finished => {
                 return Err(Error::new(Kind::Invalid, operation()).because(because("was not finished")));

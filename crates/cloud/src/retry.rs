@@ -1,0 +1,328 @@
+//! The one retry decorator: nothing below it retries, nothing above it needs to.
+//!
+//! A call that fails with a retryable kind is made again, after a wait that doubles and is spread by chance, until the
+//! operation's one deadline. Calls are safe to repeat because everything made takes a token. A throttled site halves
+//! how many calls are in flight; it recovers one by one.
+//!
+//! A *look* is cut off at its deadline. A call with an *effect* never is, because a capture that is dropped half-way
+//! could leave a guest frozen: the deadline only decides whether there is another attempt, and providers bound every
+//! request that they send.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use disk::{DiskRead, DiskWrite};
+use model::{
+    DiskName, Error, ExtentList, ImageId, InstanceId, Kind, RestorePoint, Result, Role, ServerName, SiteName, Token,
+};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::Instant;
+
+use crate::{
+    Capture, CaptureRequest, Cloud, Console, ImageDisk, Instance, LaunchOptions, Outcome, ProbeState, Resource, Server,
+    Source, Target,
+};
+
+/// What may be done to a call that takes too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Call {
+    /// It has an effect: it ends by itself.
+    Effect,
+    /// It only looks: it may be dropped.
+    Look,
+    /// A look at something that changes by the second: an old answer is of no use.
+    Glance,
+}
+
+/// How long to try, and how patiently.
+#[derive(Debug, Clone)]
+pub struct RetryOptions {
+    /// The one deadline of an operation, all its attempts and waits included.
+    pub deadline: Duration,
+    /// The same for looks at a running instance, which are repeated anyhow.
+    pub glance: Duration,
+    /// The wait after the first failure; it doubles each time.
+    pub first_wait: Duration,
+    /// The longest wait.
+    pub longest_wait: Duration,
+    /// How many calls may be in flight at a site that does not throttle.
+    pub in_flight: usize,
+}
+
+impl Default for RetryOptions {
+    fn default() -> Self {
+        Self {
+            deadline: Duration::from_secs(15 * 60),
+            glance: Duration::from_secs(30),
+            first_wait: Duration::from_millis(200),
+            longest_wait: Duration::from_secs(30),
+            in_flight: 32,
+        }
+    }
+}
+
+struct Shared {
+    options: RetryOptions,
+    /// Seed of the jitter; no secret hangs on it.
+    state: AtomicU64,
+    permits: Semaphore,
+    /// Permits taken away after throttling.
+    withheld: AtomicU64,
+}
+
+/// A cloud whose calls are retried.
+pub struct Retrying {
+    inner: Arc<dyn Cloud>,
+    shared: Arc<Shared>,
+}
+
+impl Retrying {
+    /// Wraps a cloud.
+    pub fn new(inner: Arc<dyn Cloud>, options: RetryOptions) -> Self {
+        let seed = inner
+            .site()
+            .as_str()
+            .bytes()
+            .fold(0x9e37_79b9_7f4a_7c15, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+        let permits = Semaphore::new(options.in_flight.max(1));
+        let shared = Shared { options, state: AtomicU64::new(seed), permits, withheld: AtomicU64::new(0) };
+        Self { inner, shared: Arc::new(shared) }
+    }
+
+    fn inner_source(&self) -> Result<&dyn Source> {
+        self.inner.source().ok_or_else(|| self.absent("captures nothing"))
+    }
+
+    fn inner_target(&self) -> Result<&dyn Target> {
+        self.inner.target().ok_or_else(|| self.absent("takes no images"))
+    }
+
+    fn absent(&self, why: &str) -> Error {
+        Error::new(Kind::Invalid, format!("cannot use site {}", self.inner.site())).because(format!("it {why}"))
+    }
+}
+
+impl Shared {
+    /// Between half of `wait` and all of it.
+    fn jitter(&self, wait: Duration) -> Duration {
+        let mut x = self.state.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x ^= x >> 31;
+        wait.mul_f64(0.5 + (x >> 11) as f64 / (1_u64 << 54) as f64)
+    }
+
+    async fn permit(&self) -> Option<SemaphorePermit<'_>> {
+        // the semaphore is never closed
+        self.permits.acquire().await.ok()
+    }
+
+    /// Halves what may be in flight. A permit that is out is withheld when it comes back.
+    fn throttle(&self) {
+        let withheld = self.withheld.load(Ordering::Relaxed) as usize;
+        let now = self.options.in_flight.max(1).saturating_sub(withheld);
+        let taken = self.permits.forget_permits(now / 2);
+        self.withheld.fetch_add(taken as u64, Ordering::Relaxed);
+    }
+
+    /// Gives one permit back after a success.
+    fn recover(&self) {
+        let less = |withheld: u64| withheld.checked_sub(1);
+        if self.withheld.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok() {
+            self.permits.add_permits(1);
+        }
+    }
+
+    /// Makes a call until it succeeds, fails for good, or the deadline has passed.
+    async fn retry<T, F, Fut>(&self, kind: Call, name: &str, call: F) -> Result<T>
+    where
+        F: Fn() -> Fut + Send + Sync,
+        Fut: Future<Output = Result<T>> + Send,
+    {
+        let started = Instant::now();
+        let limit = if kind == Call::Glance { self.options.glance } else { self.options.deadline };
+        let deadline = started + limit;
+        let mut wait = self.options.first_wait;
+        let mut attempts = 0_u32;
+        loop {
+            attempts += 1;
+            let answer = {
+                let _permit = self.permit().await;
+                match kind {
+                    Call::Effect => Ok(call().await),
+                    Call::Look | Call::Glance => tokio::time::timeout_at(deadline, call()).await,
+                }
+            };
+            let error = match answer {
+                Ok(Ok(value)) => {
+                    self.recover();
+                    return Ok(value);
+                }
+                Ok(Err(error)) if !error.kind().is_retryable() => return Err(error),
+                Ok(Err(error)) => error,
+                Err(_) => {
+                    let operation = format!("cannot {name} within {} s", limit.as_secs());
+                    return Err(Error::new(Kind::Transient, operation).because("no answer came"));
+                }
+            };
+            if error.kind() == Kind::Throttled {
+                self.throttle();
+            }
+            let pause = self.jitter(wait);
+            if Instant::now() + pause >= deadline {
+                let seconds = started.elapsed().as_secs();
+                return Err(error.within(format!("cannot {name}: gave up after {attempts} attempts in {seconds} s")));
+            }
+            tracing::debug!(operation = name, attempts, wait = ?pause, error = error.chain(), "retrying");
+            tokio::time::sleep(pause).await;
+            wait = (wait * 2).min(self.options.longest_wait);
+        }
+    }
+}
+
+#[async_trait]
+impl Cloud for Retrying {
+    fn site(&self) -> &SiteName {
+        self.inner.site()
+    }
+
+    fn kind(&self) -> &'static str {
+        self.inner.kind()
+    }
+
+    fn source(&self) -> Option<&dyn Source> {
+        self.inner.source().map(|_| self as &dyn Source)
+    }
+
+    fn target(&self) -> Option<&dyn Target> {
+        self.inner.target().map(|_| self as &dyn Target)
+    }
+
+    async fn owned(&self) -> Result<Vec<Resource>> {
+        self.shared.retry(Call::Look, "list what is owned", || self.inner.owned()).await
+    }
+
+    async fn delete(&self, resource: &Resource) -> Result<()> {
+        self.shared.retry(Call::Effect, "delete a resource", || self.inner.delete(resource)).await
+    }
+}
+
+#[async_trait]
+impl Source for Retrying {
+    async fn servers(&self) -> Result<Vec<Server>> {
+        let source = self.inner_source()?;
+        self.shared.retry(Call::Look, "list servers", || source.servers()).await
+    }
+
+    async fn describe(&self, server: &ServerName) -> Result<Server> {
+        let source = self.inner_source()?;
+        self.shared.retry(Call::Look, "describe a server", || source.describe(server)).await
+    }
+
+    async fn capture(&self, request: &CaptureRequest) -> Result<Capture> {
+        let source = self.inner_source()?;
+        self.shared.retry(Call::Effect, "capture a server", || source.capture(request)).await
+    }
+
+    async fn open(&self, capture: &Capture, disk: &DiskName, incremental: bool) -> Result<Box<dyn DiskRead>> {
+        let source = self.inner_source()?;
+        let reader =
+            self.shared.retry(Call::Look, "open a captured disk", || source.open(capture, disk, incremental)).await?;
+        Ok(Box::new(RetryingReader { inner: reader, shared: self.shared.clone() }))
+    }
+
+    async fn release(&self, capture: &Capture, outcome: Outcome) -> Result<()> {
+        let source = self.inner_source()?;
+        self.shared.retry(Call::Effect, "release a capture", || source.release(capture, outcome)).await
+    }
+}
+
+#[async_trait]
+impl Target for Retrying {
+    async fn create_disk(
+        &self,
+        disk: &DiskName,
+        size: u64,
+        base: Option<&ImageId>,
+        token: &Token,
+    ) -> Result<(ImageDisk, Box<dyn DiskWrite>)> {
+        let target = self.inner_target()?;
+        // writes go through as they are: a writer owns its order, and retries inside
+        self.shared.retry(Call::Effect, "create a disk", || target.create_disk(disk, size, base, token)).await
+    }
+
+    async fn open_image(&self, image: &ImageId, disk: &DiskName) -> Result<Box<dyn DiskRead>> {
+        let target = self.inner_target()?;
+        let reader = self.shared.retry(Call::Look, "open an image", || target.open_image(image, disk)).await?;
+        Ok(Box::new(RetryingReader { inner: reader, shared: self.shared.clone() }))
+    }
+
+    async fn register(&self, disks: &[ImageDisk], point: &RestorePoint, role: Role, token: &Token) -> Result<ImageId> {
+        let target = self.inner_target()?;
+        self.shared.retry(Call::Effect, "register an image", || target.register(disks, point, role, token)).await
+    }
+
+    async fn images(&self) -> Result<Vec<(ImageId, RestorePoint)>> {
+        let target = self.inner_target()?;
+        self.shared.retry(Call::Look, "list images", || target.images()).await
+    }
+
+    async fn launch(&self, image: &ImageId, options: &LaunchOptions, token: &Token) -> Result<Instance> {
+        let target = self.inner_target()?;
+        self.shared.retry(Call::Effect, "launch an instance", || target.launch(image, options, token)).await
+    }
+
+    async fn probe(&self, instance: &InstanceId) -> Result<ProbeState> {
+        let target = self.inner_target()?;
+        self.shared.retry(Call::Glance, "probe an instance", || target.probe(instance)).await
+    }
+
+    async fn console(&self, instance: &InstanceId) -> Result<Console> {
+        let target = self.inner_target()?;
+        self.shared.retry(Call::Glance, "read a console", || target.console(instance)).await
+    }
+
+    async fn execute(&self, instance: &InstanceId, command: &[String], limit: Duration) -> Result<(i32, String)> {
+        // not repeated: a command has effects that no token guards
+        self.inner_target()?.execute(instance, command, limit).await
+    }
+
+    async fn destroy(&self, instance: &InstanceId) -> Result<()> {
+        let target = self.inner_target()?;
+        self.shared.retry(Call::Effect, "destroy an instance", || target.destroy(instance)).await
+    }
+}
+
+/// A reader whose calls are retried.
+struct RetryingReader {
+    inner: Box<dyn DiskRead>,
+    shared: Arc<Shared>,
+}
+
+#[async_trait]
+impl DiskRead for RetryingReader {
+    fn size(&self) -> u64 {
+        self.inner.size()
+    }
+
+    async fn extents(&self, from: u64) -> Result<ExtentList> {
+        self.shared.retry(Call::Look, "list extents", || self.inner.extents(from)).await
+    }
+
+    async fn read_at(&self, offset: u64, len: usize) -> Result<bytes::Bytes> {
+        self.shared.retry(Call::Look, "read a disk", || self.inner.read_at(offset, len)).await
+    }
+
+    fn is_incremental(&self) -> bool {
+        self.inner.is_incremental()
+    }
+
+    fn describe(&self) -> String {
+        self.inner.describe()
+    }
+}
+
+#[cfg(test)]
+mod tests;
