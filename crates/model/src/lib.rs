@@ -24,5 +24,5 @@ pub use ids::{
 pub use machine::{Arch, DiskBus, DiskSpec, Firmware, MachineSpec, NicSpec};
 pub use point::{Consistency, DiskRoot, Place, PointDisk, Replica, ReplicaState, RestorePoint};
 pub use policy::{CapturePolicy, CatchUp, DrillPolicy, Objectives, Policy, Probe, Schedule, Select};
-pub use retention::Keep;
+pub use retention::{Candidate, Decision, DropReason, Dropped, Keep, Kept, Reason};
 pub use tags::{Role, Tags, Token, tag};
