@@ -8,7 +8,21 @@
 //! and instances. Must not know vaults, policies or the ledger.
 
 pub mod agent;
+mod capture;
+mod cut;
+mod export;
+mod freeze;
+mod guest;
+mod inventory;
+pub mod nbd;
+mod offline;
+mod owned;
 pub mod qmp;
+mod release;
+mod scratch;
+mod session;
+pub mod sidecar;
+mod source;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,7 +30,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use model::{Clock, Result, SiteName};
 
-use crate::{Cloud, Resource};
+use crate::{Cloud, Resource, Source};
 
 /// How a site of kind `qemu` is set up.
 #[derive(Debug, Clone)]
@@ -33,9 +47,13 @@ pub struct QemuConfig {
     /// The most bytes that one capture may use there; default: half of what is free. A capture that needs more
     /// breaks, and the guest notices nothing.
     pub scratch_limit: Option<u64>,
+    /// Capture by backup jobs instead of copy-before-write filters. Jobs work with every device, but a guest that
+    /// overwrites more than the scratch space holds is stopped by QEMU; so their scratch space is reserved whole.
+    pub jobs_only: bool,
 }
 
 /// A host with QEMU guests.
+#[derive(Clone)]
 pub struct QemuSite {
     config: QemuConfig,
     clock: Arc<dyn Clock>,
@@ -73,11 +91,17 @@ impl Cloud for QemuSite {
         "qemu"
     }
 
-    async fn owned(&self) -> Result<Vec<Resource>> {
-        Ok(Vec::new())
+    fn source(&self) -> Option<&dyn Source> {
+        Some(self)
     }
 
-    async fn delete(&self, _resource: &Resource) -> Result<()> {
-        Ok(())
+    async fn owned(&self) -> Result<Vec<Resource>> {
+        owned::owned(self).await
+    }
+
+    async fn delete(&self, resource: &Resource) -> Result<()> {
+        let (site, resource) = (self.clone(), resource.clone());
+        let what = format!("delete {} {}", resource.kind, resource.id);
+        capture::shielded(&what, async move { owned::delete(&site, &resource).await }).await
     }
 }

@@ -38,6 +38,8 @@ pub struct Event {
 #[derive(Debug)]
 pub struct Qmp {
     path: PathBuf,
+    /// User and process of the QEMU that listens.
+    peer: (u32, Option<i32>),
     lines: Lines,
     writer: OwnedWriteHalf,
     next: u64,
@@ -55,9 +57,11 @@ impl Qmp {
     pub async fn connect_within(path: &Path, limit: Duration) -> Result<Self> {
         let until = Instant::now() + limit;
         let stream = dial(path, until).await?;
+        let peer = stream.peer_cred().map_err(|error| Error::io("cannot tell whose monitor it is", error))?;
         let (reader, writer) = stream.into_split();
         let mut qmp = Self {
             path: path.to_owned(),
+            peer: (peer.uid(), peer.pid()),
             lines: Lines::new(reader, LONGEST),
             writer,
             next: 0,
@@ -77,6 +81,17 @@ impl Qmp {
     /// The socket's path.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The user that QEMU runs as.
+    pub fn user(&self) -> u32 {
+        self.peer.0
+    }
+
+    /// A file name of QEMU's as an absolute path: it may be relative to where QEMU was started.
+    pub fn absolute(&self, file: &str) -> PathBuf {
+        let folder = self.peer.1.and_then(|process| std::fs::read_link(format!("/proc/{process}/cwd")).ok());
+        folder.unwrap_or_default().join(file)
     }
 
     /// Runs a command under the usual deadline and returns its result.
@@ -237,7 +252,9 @@ fn refused(operation: String, error: &Value) -> Error {
         _ if has(&["No space left"]) => Kind::Quota,
         _ if has(&["Permission denied"]) => Kind::Denied,
         _ if has(&["already exists", "already running", "Duplicate", "already in use"]) => Kind::Exists,
-        _ if has(&["not found", "annot find", "No such file", "does not exist", "Failed to find"]) => Kind::NotFound,
+        _ if has(&["not found", "annot find", "No such file", "does not exist", "Failed to find", "shutting down"]) => {
+            Kind::NotFound
+        }
         _ => Kind::Permanent,
     };
     Error::new(kind, operation).because(text)
