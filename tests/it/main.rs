@@ -1,2 +1,3 @@
 //! The workspace tests: one binary, so that it links once.
 mod architecture;
+mod formats;
