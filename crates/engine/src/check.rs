@@ -31,6 +31,10 @@ impl DiskWrite for RootWriter {
         Ok(())
     }
 
+    fn may_have_leaves(&self) -> bool {
+        false
+    }
+
     async fn finish(self: Box<Self>) -> Result<Written> {
         Ok(Written { root: self.root.finish(), received: self.received, fresh: 0, stored: 0 })
     }

@@ -8,6 +8,8 @@
 mod header;
 mod inflate;
 mod map;
+#[cfg(test)]
+mod tests;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -191,15 +193,4 @@ pub(super) fn refuse_backing(file: &str, _format: Option<&str>) -> Result<Box<dy
     Err(Error::new(Kind::Invalid, "cannot follow the image's backing file")
         .because(format!("it names {file:?}, and an image may name any file of this host"))
         .hint("allow backing files for images of your own, or flatten it with qemu-img convert"))
-}
-
-#[cfg(test)]
-impl Storage for Vec<u8> {
-    fn len(&self) -> u64 {
-        self.len() as u64
-    }
-    fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
-        buffer.copy_from_slice(&self[offset as usize..offset as usize + buffer.len()]);
-        Ok(())
-    }
 }
