@@ -51,7 +51,7 @@ fn be32(bytes: &[u8], at: usize) -> Result<u32> {
 }
 
 fn be64(bytes: &[u8], at: usize) -> Result<u64> {
-    Ok(u64::from(be32(bytes, at)?) << 32 | u64::from(be32(bytes, at + 4)?))
+    Ok((u64::from(be32(bytes, at)?) << 32) | u64::from(be32(bytes, at + 4)?))
 }
 
 impl Header {

@@ -45,13 +45,13 @@ fn image(kind: Kinds) -> Vec<u8> {
         match index % 4 {
             0 => {
                 bytes.resize(bytes.len().next_multiple_of(CLUSTER), 0);
-                *entry = bytes.len() as u64 | 1 << 63;
+                *entry = bytes.len() as u64 | (1 << 63);
                 bytes.extend(wanted(index));
             }
             1 => {
                 let (host, packed) = (bytes.len() as u64, pack(kind, &wanted(index)));
                 let sectors = ((host + packed.len() as u64 - 1) / 512) - host / 512;
-                *entry = 1 << 62 | sectors << (62 - (BITS - 8)) | host;
+                *entry = (1 << 62) | (sectors << (62 - (BITS - 8))) | host;
                 bytes.extend(packed);
             }
             2 if kind != Kinds::V2 => *entry = 1,
@@ -75,7 +75,7 @@ fn image(kind: Kinds) -> Vec<u8> {
         header.extend([u8::from(kind == Kinds::Zstd), 0, 0, 0, 0, 0, 0, 0]);
     }
     bytes[..header.len()].copy_from_slice(&header);
-    bytes[CLUSTER..CLUSTER + 8].copy_from_slice(&(2 * CLUSTER as u64 | 1 << 63).to_be_bytes());
+    bytes[CLUSTER..CLUSTER + 8].copy_from_slice(&((2 * CLUSTER as u64) | (1 << 63)).to_be_bytes());
     for (entry, place) in l2.iter().zip(bytes[2 * CLUSTER..3 * CLUSTER].chunks_mut(8)) {
         place.copy_from_slice(&entry.to_be_bytes());
     }
@@ -196,7 +196,7 @@ fn hostile_numbers_are_refused() {
         (4, &4u32.to_be_bytes()[..], Kind::Invalid),           // version
         (2 * CLUSTER, &(1u64 << 55).to_be_bytes()[..], Kind::Damaged), // a cluster behind the file
         (2 * CLUSTER, &(CLUSTER as u64 + 512).to_be_bytes()[..], Kind::Damaged), // not aligned
-        (2 * CLUSTER, &(1u64 << 62 | 0x3f_ffff_ffff).to_be_bytes()[..], Kind::Damaged), // compressed, behind the file
+        (2 * CLUSTER, &((1u64 << 62) | 0x3f_ffff_ffff).to_be_bytes()[..], Kind::Damaged), // compressed, behind the file
         (CLUSTER, &(1u64 << 50).to_be_bytes()[..], Kind::Damaged), // a table behind the file
     ] {
         let outcome = with(at, value);
