@@ -1,5 +1,6 @@
 //! What the engine needs of a vault. The real one is `vault::Vault`; the seam lets the engine's tests fail any call.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -7,7 +8,10 @@ use disk::{DiskRead, DiskWrite};
 use model::{DiskName, PointId, RestorePoint, Result, ServerName};
 use serde::{Deserialize, Serialize};
 
+use vault::{PackId, VerifyScope};
+
 use crate::Observer;
+use crate::meter::Meter;
 
 /// What a verification of a vault reads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +34,9 @@ pub enum CheckScope {
 pub struct ArchiveCheck {
     /// Bytes that were read and hashed.
     pub bytes: u64,
+    /// Packs that were read whole, so that a later check by age can leave them out.
+    #[serde(default)]
+    pub packs: Vec<String>,
     /// Points whose bytes do not fit, and why.
     pub damaged: Vec<(PointId, String)>,
 }
@@ -68,8 +75,13 @@ pub trait Archive: Send + Sync {
     /// Opens a disk of a point for reading everything.
     async fn open_disk(&self, point: &PointId, disk: &DiskName) -> Result<Box<dyn DiskRead>>;
 
-    /// Reads and hashes what `scope` says.
-    async fn verify(&self, scope: &CheckScope, observer: &dyn Observer) -> Result<ArchiveCheck>;
+    /// Reads and hashes what `scope` says; of [`CheckScope::Stale`], everything but the packs in `recent`.
+    async fn verify(
+        &self,
+        scope: &CheckScope,
+        recent: &BTreeSet<String>,
+        observer: &dyn Observer,
+    ) -> Result<ArchiveCheck>;
 
     /// Drops a point; absent is success. What only it needed is freed by [`collect`](Self::collect).
     async fn forget(&self, point: &PointId) -> Result<()>;
@@ -86,4 +98,82 @@ pub trait ArchiveWriter: Send + Sync {
 
     /// The commit point. The source must be held until this returns. Returns the bytes that the point added.
     async fn seal(self: Box<Self>, point: &RestorePoint) -> Result<u64>;
+}
+
+#[async_trait]
+impl Archive for vault::Vault {
+    fn describe(&self) -> String {
+        self.describe()
+    }
+
+    async fn points(&self) -> Result<Vec<RestorePoint>> {
+        self.points().await
+    }
+
+    async fn point(&self, id: &PointId) -> Result<RestorePoint> {
+        self.point(id).await
+    }
+
+    async fn begin(
+        &self,
+        point: &PointId,
+        server: &ServerName,
+        parent: Option<&PointId>,
+    ) -> Result<Box<dyn ArchiveWriter>> {
+        Ok(Box::new(self.begin(point, server, parent).await?))
+    }
+
+    async fn open_disk(&self, point: &PointId, disk: &DiskName) -> Result<Box<dyn DiskRead>> {
+        self.open_disk(point, disk).await
+    }
+
+    async fn verify(
+        &self,
+        scope: &CheckScope,
+        recent: &BTreeSet<String>,
+        observer: &dyn Observer,
+    ) -> Result<ArchiveCheck> {
+        let scopes = match scope {
+            CheckScope::All => vec![VerifyScope::All],
+            CheckScope::Sample(percent) => vec![VerifyScope::Sample(f64::from(*percent))],
+            CheckScope::Stale(_) => {
+                let recent = recent.iter().filter_map(|name| PackId::parse(name)).collect();
+                vec![VerifyScope::NotVerifiedFor(recent)]
+            }
+            CheckScope::Added(point) => vec![VerifyScope::Added(point.clone())],
+            CheckScope::Points(points) => points.iter().cloned().map(VerifyScope::Point).collect(),
+        };
+        let mut check = ArchiveCheck::default();
+        for scope in scopes {
+            let meter = Meter::new(observer, None, format!("verify {}", self.describe()));
+            let report = self.verify(&scope, &meter).await?;
+            meter.close();
+            check.bytes += report.bytes;
+            check.packs.extend(report.packs);
+            for (point, why) in report.affected {
+                check.damaged.push((PointId::new(point)?, why));
+            }
+        }
+        Ok(check)
+    }
+
+    async fn forget(&self, point: &PointId) -> Result<()> {
+        self.forget(point).await
+    }
+
+    async fn collect(&self, grace: Duration) -> Result<Collected> {
+        let _ = grace;
+        Ok(Collected::default())
+    }
+}
+
+#[async_trait]
+impl ArchiveWriter for vault::PointWriter {
+    async fn disk(&self, disk: &DiskName, size: u64, incremental: bool) -> Result<Box<dyn DiskWrite>> {
+        self.disk(disk, size, incremental).await
+    }
+
+    async fn seal(self: Box<Self>, point: &RestorePoint) -> Result<u64> {
+        Ok((*self).seal(point).await?.stored_bytes)
+    }
 }

@@ -4,7 +4,8 @@
 //! atomic, durable commit; whoever commits acts or answers only afterwards. Keys (text, so that they sort and can be
 //! read): `meta/owner`, `runs/<run>`, `journal/<run>/<step>`, `points/<server>/<point>`,
 //! `replicas/<point>/<place>`, `cursors/<policy>/<server>`, `proofs/<server>/<run>`, `occurrences/<policy>/<server>`,
-//! `holds/<point>/<run>`, `tombstones/<point>/<place>`.
+//! `holds/<point>/<run>`, `tombstones/<point>/<place>`,
+//! `scrubs/<vault>/<pack>`.
 
 mod memory;
 mod open;
@@ -46,11 +47,13 @@ pub enum Tree {
     Holds,
     /// Replicas that were deleted, and why.
     Tombstones,
+    /// When packs of vaults were last read back.
+    Scrubs,
 }
 
 impl Tree {
     /// All trees.
-    pub const ALL: [Tree; 10] = [
+    pub const ALL: [Tree; 11] = [
         Tree::Meta,
         Tree::Runs,
         Tree::Journal,
@@ -61,6 +64,7 @@ impl Tree {
         Tree::Occurrences,
         Tree::Holds,
         Tree::Tombstones,
+        Tree::Scrubs,
     ];
 
     /// Its stored name.
@@ -76,6 +80,7 @@ impl Tree {
             Tree::Occurrences => "occurrences",
             Tree::Holds => "holds",
             Tree::Tombstones => "tombstones",
+            Tree::Scrubs => "scrubs",
         }
     }
 }

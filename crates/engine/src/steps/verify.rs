@@ -3,6 +3,8 @@
 //! An archive: the vault re-reads what the point added and its roots must be the point's. An image: every disk is read back and its
 //! root compared, where reading is local.
 
+use std::collections::BTreeSet;
+
 use model::{Error, ImageId, Kind, Place, Replica, ReplicaState, RestorePoint, Result, crash};
 
 use crate::archive::CheckScope;
@@ -51,7 +53,8 @@ async fn check(engine: &Engine, run: Option<&RunRecord>, place: &Place, point: &
                 return Err(Error::new(Kind::Damaged, format!("point {} at {place} is damaged", point.id))
                     .because("its disks have other roots than were captured"));
             }
-            let report = vault.verify(&CheckScope::Added(point.id.clone()), &*engine.observer).await?;
+            let report =
+                vault.verify(&CheckScope::Added(point.id.clone()), &BTreeSet::new(), &*engine.observer).await?;
             match report.damaged.into_iter().find(|(id, _)| *id == point.id) {
                 Some((_, why)) => {
                     Err(Error::new(Kind::Damaged, format!("point {} at {place} is damaged", point.id)).because(why))
