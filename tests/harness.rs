@@ -1,1 +1,3 @@
 //! What the workspace tests share: fixtures, a command runner, fault helpers.
+
+pub mod guest;

@@ -1,3 +1,4 @@
 //! The workspace tests: one binary, so that it links once.
 mod architecture;
 mod formats;
+mod qemu_target;

@@ -23,6 +23,7 @@ mod scratch;
 mod session;
 pub mod sidecar;
 mod source;
+mod target;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -30,7 +31,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use model::{Clock, Result, SiteName};
 
-use crate::{Cloud, Resource, Source};
+pub use target::{Accelerator, TargetConfig};
+
+use crate::{Cloud, Resource, Source, Target};
 
 /// How a site of kind `qemu` is set up.
 #[derive(Debug, Clone)]
@@ -50,6 +53,8 @@ pub struct QemuConfig {
     /// Capture by backup jobs instead of copy-before-write filters. Jobs work with every device, but a guest that
     /// overwrites more than the scratch space holds is stopped by QEMU; so their scratch space is reserved whole.
     pub jobs_only: bool,
+    /// How images and instances are made.
+    pub target: TargetConfig,
 }
 
 /// A host with QEMU guests.
@@ -95,11 +100,20 @@ impl Cloud for QemuSite {
         Some(self)
     }
 
+    fn target(&self) -> Option<&dyn Target> {
+        Some(self)
+    }
+
     async fn owned(&self) -> Result<Vec<Resource>> {
-        owned::owned(self).await
+        let mut all = owned::owned(self).await?;
+        all.extend(self.target_owned().await?);
+        Ok(all)
     }
 
     async fn delete(&self, resource: &Resource) -> Result<()> {
+        if self.target_delete(resource).await? {
+            return Ok(());
+        }
         let (site, resource) = (self.clone(), resource.clone());
         let what = format!("delete {} {}", resource.kind, resource.id);
         capture::shielded(&what, async move { owned::delete(&site, &resource).await }).await
