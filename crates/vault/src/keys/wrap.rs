@@ -8,7 +8,6 @@ use std::str::FromStr;
 
 use age::x25519;
 use argon2::{Algorithm, Argon2, Params, Version};
-use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use model::{Error, Kind, Result};
 use secrecy::ExposeSecret;
@@ -16,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::{Identity, Recipient, RecipientInfo, Secret, VaultId, broken, damaged};
+use crate::cipher::Cipher;
 use crate::layout::KEYS;
 
 /// Cost of new passphrase wraps: 64 MiB, three passes, one lane.
@@ -124,9 +124,7 @@ pub(crate) fn wrap(vault: VaultId, master: &Secret, recipient: &Recipient) -> Re
             let lock = Lock::Passphrase { argon2id: cost };
             let mut object = KeyObject { version: 1, vault, id, lock, wrapped: String::new() };
             let mut sealed = Zeroizing::new(master.to_vec());
-            cipher(&key)?
-                .seal_in_place_append_tag(zero_nonce(), Aad::from(object.bound()?), &mut *sealed)
-                .map_err(|_| broken("the cipher refused to seal a key"))?;
+            Cipher::new(&key)?.seal(0, &object.bound()?, &mut sealed, 0)?;
             object.wrapped = BASE64_STANDARD.encode(&*sealed);
             Ok(object)
         }
@@ -159,8 +157,7 @@ pub(crate) fn unwrap(vault: VaultId, object: &KeyObject, identity: &Identity) ->
         (Lock::Passphrase { argon2id }, Identity::Passphrase(passphrase)) => {
             let key = stretch(passphrase.expose_secret(), argon2id)?;
             let mut sealed = Zeroizing::new(wrapped);
-            let opened = cipher(&key)?.open_in_place(zero_nonce(), Aad::from(object.bound()?), &mut sealed);
-            Ok(opened.ok().and_then(|plain| secret(plain)))
+            Ok(Cipher::new(&key)?.open(0, &object.bound()?, &mut sealed).and_then(|plain| secret(plain)))
         }
         (Lock::Age { .. }, Identity::AgeSecret(text)) => {
             let identity = x25519::Identity::from_str(text.expose_secret().trim()).map_err(|why| {
@@ -198,13 +195,4 @@ fn stretch(passphrase: &str, cost: &Cost) -> Result<Secret> {
         .hash_password_into(passphrase.as_bytes(), &salt, &mut *key)
         .map_err(|_| bad())?;
     Ok(key)
-}
-
-fn cipher(key: &Secret) -> Result<LessSafeKey> {
-    let key = UnboundKey::new(&AES_256_GCM, &**key).map_err(|_| broken("the cipher refused a key"))?;
-    Ok(LessSafeKey::new(key))
-}
-
-fn zero_nonce() -> Nonce {
-    Nonce::assume_unique_for_key([0; 12])
 }

@@ -1,0 +1,242 @@
+//! Filling packs: blocks become frames, frames are encoded on the workers, full packs are uploaded while the next fills.
+//!
+//! Everything is bounded: frames that are being encoded, packs that are being uploaded, buffers that are reused.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use model::{Result, crash};
+use tokio::task::JoinHandle;
+
+use super::frame::{FrameEntry, FrameKind, Making, encode};
+use super::{BLOCK, BlockAt, BlockId, FRAME, FRAME_BLOCKS, FrameAt, HEADER, PACK_FRAMES, PACK_TARGET, trailer};
+use crate::PackId;
+use crate::cipher::{Cipher, TAG};
+use crate::keys::broken;
+use crate::shared::Shared;
+use crate::work::Pending;
+use crate::writer::run::Run;
+
+/// Packs that are uploaded while another one fills.
+const UPLOADS: usize = 2;
+/// Room behind the target for frames that were on their way when it was reached, and for the trailer.
+const SLACK: u64 = 6 << 20;
+
+/// A frame that came back from a worker: its sealed bytes, whether they are compressed, and its buffer.
+type Encoded = Result<(Vec<u8>, bool, Vec<u8>)>;
+
+struct Encoding {
+    number: u32,
+    kind: FrameKind,
+    raw: u32,
+    pending: Pending<Encoded>,
+}
+
+struct Filling {
+    number: u32,
+    plain: Vec<u8>,
+}
+
+/// The pack that is being filled.
+struct Open {
+    pack: PackId,
+    cipher: Arc<Cipher>,
+    body: Vec<u8>,
+    entries: Vec<Option<FrameEntry>>,
+    ids: Vec<Vec<BlockId>>,
+    encoding: VecDeque<Encoding>,
+}
+
+impl Open {
+    /// What the pack will have when all of its frames are encoded, at most.
+    fn expected(&self) -> u64 {
+        self.body.len() as u64 + self.encoding.iter().map(|frame| u64::from(frame.raw)).sum::<u64>() / 2
+    }
+
+    fn append(&mut self, number: u32, kind: FrameKind, raw: u32, zipped: bool, sealed: &[u8]) {
+        let blocks = self.ids.get(number as usize).map_or(0, Vec::len) as u16;
+        let (offset, stored) = (self.body.len() as u32, sealed.len() as u32);
+        self.body.extend_from_slice(sealed);
+        if let Some(slot) = self.entries.get_mut(number as usize) {
+            *slot = Some(FrameEntry { kind, zipped, blocks, offset, stored, raw });
+        }
+    }
+}
+
+/// A stream of blocks and pages into packs.
+pub(crate) struct PackStream {
+    shared: Arc<Shared>,
+    run: Arc<Run>,
+    open: Option<Open>,
+    filling: Option<Filling>,
+    spare: Vec<Vec<u8>>,
+    uploads: VecDeque<JoinHandle<Result<u64>>>,
+    /// Bytes that were stored so far.
+    pub stored: u64,
+}
+
+impl PackStream {
+    /// A stream that has stored nothing.
+    pub fn new(shared: Arc<Shared>, run: Arc<Run>) -> Self {
+        let (spare, uploads) = (Vec::new(), VecDeque::new());
+        Self { shared, run, open: None, filling: None, spare, uploads, stored: 0 }
+    }
+
+    /// Makes sure that [`push`](Self::push) has room for one block: closes a full frame, and a full pack.
+    pub async fn make_room(&mut self) -> Result<()> {
+        if self.filling.as_ref().is_some_and(|filling| filling.plain.len() < FRAME) {
+            return Ok(());
+        }
+        self.close_frame().await?;
+        if self.is_full() {
+            self.close_pack().await?;
+        }
+        let plain = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(FRAME));
+        let open = self.open_pack()?;
+        let number = open.ids.len() as u32;
+        open.ids.push(Vec::with_capacity(FRAME_BLOCKS));
+        open.entries.push(None);
+        self.filling = Some(Filling { number, plain });
+        Ok(())
+    }
+
+    /// Places one block, zero-padded if it is the disk's short last one. [`make_room`](Self::make_room) comes first.
+    pub fn push(&mut self, id: BlockId, block: &[u8]) -> Result<BlockAt> {
+        let (Some(open), Some(filling)) = (&mut self.open, &mut self.filling) else {
+            return Err(broken("a block has no frame"));
+        };
+        let Some(ids) = open.ids.get_mut(filling.number as usize) else { return Err(broken("a frame has no ids")) };
+        let at = BlockAt { at: FrameAt { pack: open.pack, frame: filling.number }, block: ids.len() as u16 };
+        ids.push(id);
+        filling.plain.extend_from_slice(block);
+        filling.plain.resize(ids.len() * BLOCK, 0);
+        self.run.note(id, at);
+        Ok(at)
+    }
+
+    /// Places a page of a map as a frame of its own.
+    pub async fn page(&mut self, plain: Vec<u8>) -> Result<FrameAt> {
+        self.relieve().await?;
+        if self.is_full() {
+            // pages alone can fill a pack: an increment that only zeroes or only finds known blocks
+            self.close_frame().await?;
+            self.close_pack().await?;
+        }
+        let open = self.open_pack()?;
+        let at = FrameAt { pack: open.pack, frame: open.ids.len() as u32 };
+        open.ids.push(Vec::new());
+        open.entries.push(None);
+        self.encode(at.frame, FrameKind::Page, plain)?;
+        Ok(at)
+    }
+
+    /// Stores everything that was placed. Afterwards the packs are durable.
+    pub async fn flush(&mut self) -> Result<()> {
+        self.close_frame().await?;
+        self.close_pack().await?;
+        while !self.uploads.is_empty() {
+            self.await_upload().await?;
+        }
+        Ok(())
+    }
+
+    fn is_full(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| open.expected() >= PACK_TARGET || open.ids.len() + 1 >= PACK_FRAMES)
+    }
+
+    fn open_pack(&mut self) -> Result<&mut Open> {
+        if self.open.is_none() {
+            let pack = PackId::random();
+            let mut body = Vec::with_capacity((PACK_TARGET + SLACK) as usize);
+            body.extend_from_slice(HEADER);
+            self.open = Some(Open {
+                pack,
+                cipher: Arc::new(Cipher::new(&self.shared.keys.pack(pack))?),
+                body,
+                entries: Vec::new(),
+                ids: Vec::new(),
+                encoding: VecDeque::new(),
+            });
+        }
+        self.open.as_mut().ok_or_else(|| broken("there is no open pack"))
+    }
+
+    async fn close_frame(&mut self) -> Result<()> {
+        let Some(filling) = self.filling.take() else { return Ok(()) };
+        self.relieve().await?;
+        self.encode(filling.number, FrameKind::Data, filling.plain)
+    }
+
+    fn encode(&mut self, number: u32, kind: FrameKind, plain: Vec<u8>) -> Result<()> {
+        let (vault, check) = (self.shared.keys.vault, self.shared.options.check);
+        let Some(open) = &mut self.open else { return Err(broken("a frame has no pack")) };
+        let making = Making { vault, pack: open.pack, number, kind, check };
+        let (cipher, raw) = (open.cipher.clone(), plain.len() as u32);
+        let pending = self.shared.workers.submit(move |scratch| {
+            let (sealed, zipped) = encode(making, &cipher, &plain, scratch)?;
+            Ok((sealed, zipped, plain))
+        });
+        open.encoding.push_back(Encoding { number, kind, raw, pending });
+        Ok(())
+    }
+
+    /// Takes encoded frames in, and waits if too many are on their way.
+    async fn relieve(&mut self) -> Result<()> {
+        let most = self.shared.workers.threads + 2;
+        loop {
+            let Some(open) = &mut self.open else { return Ok(()) };
+            let Some(first) = open.encoding.front() else { return Ok(()) };
+            if !first.pending.is_ready() && open.encoding.len() < most {
+                return Ok(());
+            }
+            let Some(frame) = open.encoding.pop_front() else { return Ok(()) };
+            self.take_in(frame).await?;
+        }
+    }
+
+    async fn take_in(&mut self, frame: Encoding) -> Result<()> {
+        let Encoding { number, kind, raw, pending } = frame;
+        let (sealed, zipped, mut plain) = pending.wait().await??;
+        let Some(open) = &mut self.open else { return Err(broken("a frame has no pack")) };
+        open.append(number, kind, raw, zipped, &sealed);
+        if kind == FrameKind::Data && self.spare.len() < 4 {
+            plain.clear();
+            self.spare.push(plain);
+        }
+        Ok(())
+    }
+
+    async fn close_pack(&mut self) -> Result<()> {
+        while let Some(frame) = self.open.as_mut().and_then(|open| open.encoding.pop_front()) {
+            self.take_in(frame).await?;
+        }
+        let Some(mut open) = self.open.take() else { return Ok(()) };
+        let entries: Option<Vec<FrameEntry>> = open.entries.iter().copied().collect();
+        let entries = entries.ok_or_else(|| broken("a frame was never encoded"))?;
+        let ids: Vec<BlockId> = open.ids.concat();
+        open.body.reserve_exact(ids.len() * 16 + entries.len() * 16 + 2 * TAG + trailer::FOOTER);
+        trailer::append(self.shared.keys.vault, open.pack, &open.cipher, &entries, &ids, &mut open.body)?;
+        while self.uploads.len() >= UPLOADS {
+            self.await_upload().await?;
+        }
+        let (shared, run, pack, frames) = (self.shared.clone(), self.run.clone(), open.pack, open.ids);
+        let body = Bytes::from(open.body);
+        self.uploads.push_back(tokio::spawn(async move {
+            let size = body.len() as u64;
+            crash::point("vault.pack.before");
+            shared.create(&pack.key(), body).await?;
+            crash::point("vault.pack.after");
+            shared.packs.note_sizes([(pack, size as u32)]);
+            run.stored(&shared, pack, &frames, size);
+            Ok(size)
+        }));
+        Ok(())
+    }
+
+    async fn await_upload(&mut self) -> Result<()> {
+        let Some(upload) = self.uploads.pop_front() else { return Ok(()) };
+        self.stored += upload.await.map_err(|e| broken("an upload broke off").because(e))??;
+        Ok(())
+    }
+}
