@@ -56,11 +56,6 @@ impl<'a> Cursor<'a> {
         Ok(u32::from_le_bytes(self.array()?))
     }
 
-    /// Eight bytes, little endian.
-    pub fn u64(&mut self) -> Result<u64> {
-        Ok(u64::from_le_bytes(self.array()?))
-    }
-
     /// A number of [`put_varint`], at most `most`.
     pub fn varint(&mut self, most: u64) -> Result<u64> {
         let mut value = 0_u64;

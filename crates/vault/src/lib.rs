@@ -4,11 +4,22 @@
 //! clouds, policies or schedules.
 
 pub mod bucket;
+mod cipher;
+mod codec;
+mod index;
 mod keys;
 pub mod layout;
+mod lru;
+mod manifest;
+mod map;
 mod options;
+mod pack;
+mod reader;
+mod seal;
+mod shared;
 mod vault;
 mod verify;
+mod work;
 mod writer;
 
 pub use keys::{Identity, Recipient, RecipientInfo};

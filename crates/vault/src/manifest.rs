@@ -75,11 +75,13 @@ pub(crate) struct DiskTable {
 impl DiskTable {
     /// The packs of the disk: those of pages and of blocks.
     pub fn packs(&self) -> impl Iterator<Item = PackId> + '_ {
-        self.pages.iter().flat_map(|page| match page {
-            PageEntry::Zero => &[][..],
-            PageEntry::Stored(page) => std::slice::from_ref(page),
-        })
-        .flat_map(|page| std::iter::once(page.at.pack).chain(page.packs.iter().copied()))
+        self.pages
+            .iter()
+            .flat_map(|page| match page {
+                PageEntry::Zero => &[][..],
+                PageEntry::Stored(page) => std::slice::from_ref(page),
+            })
+            .flat_map(|page| std::iter::once(page.at.pack).chain(page.packs.iter().copied()))
     }
 }
 
@@ -114,9 +116,8 @@ impl Manifest {
             packs.extend_from_slice(&size.to_le_bytes());
         }
         let numbers: BTreeMap<PackId, u64> = self.packs.iter().zip(0..).map(|((pack, _), n)| (*pack, n)).collect();
-        let number = |pack: &PackId| {
-            numbers.get(pack).copied().ok_or_else(|| broken("a page's pack is not in its manifest"))
-        };
+        let number =
+            |pack: &PackId| numbers.get(pack).copied().ok_or_else(|| broken("a page's pack is not in its manifest"));
         let mut pages = Vec::new();
         for page in self.disks.iter().flat_map(|disk| &disk.pages) {
             match page {

@@ -12,8 +12,6 @@ use crate::pack::{BLOCK, BlockAt, FRAME_BLOCKS, FrameAt, PACK_FRAMES};
 
 /// Blocks of a leaf.
 pub(crate) const LEAF_BLOCKS: u32 = (LEAF as usize / BLOCK) as u32;
-/// Blocks of a page.
-pub(crate) const PAGE_BLOCKS: u32 = (PAGE as usize / BLOCK) as u32;
 
 /// Consecutive blocks of a page that lie in one frame, one after another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -77,9 +77,6 @@ pub(crate) struct Prelude {
 }
 
 impl Prelude {
-    /// Bytes that surely hold a prelude.
-    pub const LONGEST: u64 = (FIXED + ENTRY * MOST_SECTIONS) as u64;
-
     /// Reads the prelude of the object `key` from its first bytes.
     pub fn read(keys: &Keys, class: Class, key: &str, head: &[u8]) -> Result<Self> {
         let mut cursor = Cursor::new(head, key);

@@ -14,7 +14,7 @@ use crate::keys::{
 use crate::layout::{KEYS, VAULT};
 use crate::manifest::{Manifest, ManifestRef};
 use crate::options::{Options, Progress};
-use crate::reader::{ChangedDisk, VaultDisk};
+use crate::reader::{ChangedDisk, Handle, VaultDisk};
 use crate::shared::{Shared, lock};
 use crate::verify::{self, VerifyReport, VerifyScope};
 use crate::writer::PointWriter;
@@ -165,7 +165,7 @@ impl Vault {
 
     /// Opens a disk of a point.
     pub async fn open_disk(&self, point: &PointId, disk: &DiskName) -> Result<Box<dyn DiskRead>> {
-        Ok(Box::new(self.disk(point, disk).await?))
+        Ok(Box::new(Handle(self.disk(point, disk).await?)))
     }
 
     /// Opens a disk of a point as the changes since an older point: its extents list what differs.

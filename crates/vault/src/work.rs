@@ -98,7 +98,7 @@ impl<T> Pending<T> {
 }
 
 fn scratch(level: i32) -> Result<Scratch> {
-    let refused = |e| Error::new(Kind::Invalid, format!("cannot compress at level {level}")).because::<std::io::Error>(e);
+    let refused = |e: std::io::Error| Error::new(Kind::Invalid, format!("cannot compress at level {level}")).because(e);
     let mut compressor = zstd::bulk::Compressor::new(level).map_err(refused)?;
     // the frame's own seal is stronger than a checksum, and its length is known
     compressor.include_checksum(false).map_err(refused)?;

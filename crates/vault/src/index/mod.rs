@@ -19,7 +19,7 @@ use crate::layout::{INDEX, PACKS};
 use crate::pack::{BlockAt, BlockId, FrameAt};
 use crate::shared::{Shared, lock};
 use crate::verify::marks::read_mark;
-pub(crate) use object::{IndexedPack, read as read_object, write as write_object};
+pub(crate) use object::{IndexedPack, write as write_object};
 
 /// Entries for each unit of memory: a slot of the table has 17 bytes, and is at least 7/16 full.
 const BYTES_PER_ENTRY: u64 = 39;

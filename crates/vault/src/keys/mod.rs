@@ -65,7 +65,7 @@ pub struct RecipientInfo {
 }
 
 /// The id of a vault: 128 random bits, public.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct VaultId(pub [u8; 16]);
 
 /// 32 secret bytes, wiped when dropped, never printed.

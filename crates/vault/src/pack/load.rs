@@ -50,7 +50,8 @@ impl PackInfo {
     /// The entry of a frame.
     pub fn entry(&self, number: u32) -> Result<&FrameEntry> {
         let entry = self.table.frames.get(number as usize);
-        entry.ok_or_else(|| damaged(format!("cannot read frame {number} of pack {}", self.pack), "it has no such frame"))
+        entry
+            .ok_or_else(|| damaged(format!("cannot read frame {number} of pack {}", self.pack), "it has no such frame"))
     }
 }
 
@@ -106,8 +107,8 @@ impl Shared {
         let key = pack.key();
         let listed = self.bucket.list(&key).await?;
         let object = listed.into_iter().find(|object| object.key == key);
-        let object =
-            object.ok_or_else(|| Error::new(Kind::NotFound, format!("pack {pack} is not in {}", self.bucket.describe())))?;
+        let object = object
+            .ok_or_else(|| Error::new(Kind::NotFound, format!("pack {pack} is not in {}", self.bucket.describe())))?;
         if object.size > PACK_LONGEST {
             return Err(damaged(format!("cannot read pack {pack}"), "it is longer than any pack"));
         }
@@ -237,9 +238,9 @@ impl Shared {
             let from = (u64::from(entry.offset) - start) as usize;
             let stored = body.await?.slice(from..from + entry.stored as usize);
             let vault = this.keys.vault;
-            let job = this.workers.submit(move |scratch| {
-                frame::decode(vault, at.pack, at.frame, &entry, &info.cipher, &stored, scratch)
-            });
+            let job = this
+                .workers
+                .submit(move |scratch| frame::decode(vault, at.pack, at.frame, &entry, &info.cipher, &stored, scratch));
             job.wait().await.and_then(|plain| plain.map(Bytes::from)).map_err(Arc::new)
         }
     }

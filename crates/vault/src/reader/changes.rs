@@ -26,8 +26,12 @@ impl ChangedDisk {
     fn is_same(&self, index: u64) -> bool {
         let shape = |disk: &VaultDisk| crate::map::leaves_of_page(disk.table.size, index);
         match (self.now.entry(index), self.before.entry(index)) {
-            (Some(PageEntry::Zero), Some(PageEntry::Zero)) => self.now.table.size <= self.before.table.size || shape(&self.now) == shape(&self.before),
-            (Some(PageEntry::Stored(now)), Some(PageEntry::Stored(before))) => now.hash == before.hash && shape(&self.now) == shape(&self.before),
+            (Some(PageEntry::Zero), Some(PageEntry::Zero)) => {
+                self.now.table.size <= self.before.table.size || shape(&self.now) == shape(&self.before)
+            }
+            (Some(PageEntry::Stored(now)), Some(PageEntry::Stored(before))) => {
+                now.hash == before.hash && shape(&self.now) == shape(&self.before)
+            }
             _ => false,
         }
     }
@@ -35,7 +39,11 @@ impl ChangedDisk {
     async fn page_extents(&self, index: u64, from: u64, list: &mut ExtentList) -> Result<()> {
         let (now, before) = (self.now.page(index).await?, self.before.page(index).await?);
         let size = self.now.table.size;
-        let known = if self.before.entry(index).is_some() { crate::map::leaves_of_page(self.before.table.size, index) } else { 0 };
+        let known = if self.before.entry(index).is_some() {
+            crate::map::leaves_of_page(self.before.table.size, index)
+        } else {
+            0
+        };
         for leaf in 0..crate::map::leaves_of_page(size, index) {
             let begin = index * PAGE + leaf as u64 * LEAF;
             let end = (begin + LEAF).min(size);

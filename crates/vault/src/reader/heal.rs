@@ -16,7 +16,9 @@ impl Shared {
     pub async fn heal(self: &Arc<Self>, at: FrameAt, error: Error) -> Result<Bytes> {
         match self.find_elsewhere(at).await {
             Ok(Some(bytes)) => Ok(bytes),
-            Ok(None) => Err(error.hint("`replicate verify` marks the damage; the next run then stores these blocks again")),
+            Ok(None) => {
+                Err(error.hint("`replicate verify` marks the damage; the next run then stores these blocks again"))
+            }
             // the first trouble is the one to tell
             Err(_) => Err(error),
         }
@@ -66,7 +68,11 @@ impl Shared {
             let (Some(from), Some(to)) = bounds else { continue };
             let Some(there) = ids.get(*from as usize..*to as usize) else { continue };
             let missing = |(slot, id): (usize, &BlockId)| {
-                found.get(slot).is_some_and(Option::is_none).then(|| Some((slot, there.iter().position(|t| t == id)?))).flatten()
+                found
+                    .get(slot)
+                    .is_some_and(Option::is_none)
+                    .then(|| Some((slot, there.iter().position(|t| t == id)?)))
+                    .flatten()
             };
             let hits: Vec<(usize, usize)> = wanted.iter().enumerate().filter_map(missing).collect();
             if hits.is_empty() || at == broken {

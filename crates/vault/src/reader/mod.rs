@@ -35,7 +35,11 @@ impl Shared {
     pub async fn page(self: &Arc<Self>, entry: &StoredPage, leaves: usize, disk: &DiskName) -> Result<Page> {
         let what = format!("page {} of pack {} for disk {disk}", entry.at.frame, entry.at.pack);
         let page = Page::decode(&self.frame(entry.at).await?, Some(leaves), &what)?;
-        if page.hash() == entry.hash { Ok(page) } else { Err(damaged(format!("cannot read {what}"), "its hash does not fit")) }
+        if page.hash() == entry.hash {
+            Ok(page)
+        } else {
+            Err(damaged(format!("cannot read {what}"), "its hash does not fit"))
+        }
     }
 }
 
@@ -159,13 +163,14 @@ fn frames(runs: &[(u64, Run)]) -> Vec<FrameAt> {
     frames
 }
 
-#[async_trait]
-impl DiskRead for Arc<VaultDisk> {
-    fn size(&self) -> u64 {
+impl VaultDisk {
+    /// See [`DiskRead`].
+    pub fn size(&self) -> u64 {
         self.table.size
     }
 
-    async fn extents(&self, from: u64) -> Result<ExtentList> {
+    /// See [`DiskRead`].
+    pub async fn extents(&self, from: u64) -> Result<ExtentList> {
         let mut list = ExtentList::new();
         let size = self.table.size;
         for index in from / PAGE..size.div_ceil(PAGE) {
@@ -182,7 +187,11 @@ impl DiskRead for Arc<VaultDisk> {
                             continue;
                         }
                         let (begin, zero) = (begin.max(from), *leaf == zero_leaf());
-                        list.push(if zero { Extent::zero(begin, end - begin) } else { Extent::data(begin, end - begin) });
+                        list.push(if zero {
+                            Extent::zero(begin, end - begin)
+                        } else {
+                            Extent::data(begin, end - begin)
+                        });
                     }
                 }
             }
@@ -190,11 +199,15 @@ impl DiskRead for Arc<VaultDisk> {
         Ok(list)
     }
 
-    async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes> {
+    /// See [`DiskRead`].
+    pub async fn read_at(self: &Arc<Self>, offset: u64, len: usize) -> Result<Bytes> {
         let end = offset.checked_add(len as u64).filter(|end| *end <= self.table.size);
         let Some(end) = end.filter(|_| offset.is_multiple_of(512) && len.is_multiple_of(512)) else {
-            return Err(Error::new(Kind::Invalid, format!("cannot read {len} bytes at {offset} of {}", self.describe()))
-                .because("the range is not inside the disk, or no multiple of 512"));
+            return Err(Error::new(
+                Kind::Invalid,
+                format!("cannot read {len} bytes at {offset} of {}", self.describe()),
+            )
+            .because("the range is not inside the disk, or no multiple of 512"));
         };
         if len == 0 {
             return Ok(Bytes::new());
@@ -209,7 +222,9 @@ impl DiskRead for Arc<VaultDisk> {
                 Err(error) => Err(error),
             };
             let frame = match frame {
-                Err(error) if matches!(error.kind(), Kind::Damaged | Kind::NotFound) => self.shared.heal(*at, error).await?,
+                Err(error) if matches!(error.kind(), Kind::Damaged | Kind::NotFound) => {
+                    self.shared.heal(*at, error).await?
+                }
                 other => other?,
             };
             Ok::<_, Error>((*at, frame))
@@ -218,7 +233,30 @@ impl DiskRead for Arc<VaultDisk> {
         self.fill(offset, len, &runs, &got).await
     }
 
-    fn describe(&self) -> String {
+    /// See [`DiskRead`].
+    pub fn describe(&self) -> String {
         format!("disk {} of {}", self.table.name, self.point)
+    }
+}
+
+/// A [`VaultDisk`] as the waist knows it.
+pub(crate) struct Handle(pub Arc<VaultDisk>);
+
+#[async_trait]
+impl DiskRead for Handle {
+    fn size(&self) -> u64 {
+        self.0.size()
+    }
+
+    async fn extents(&self, from: u64) -> Result<ExtentList> {
+        self.0.extents(from).await
+    }
+
+    async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes> {
+        self.0.read_at(offset, len).await
+    }
+
+    fn describe(&self) -> String {
+        self.0.describe()
     }
 }

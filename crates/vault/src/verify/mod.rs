@@ -126,11 +126,14 @@ pub(crate) async fn run(shared: &Arc<Shared>, scope: &VerifyScope, progress: &dy
         .filter_map(|object| Some((PackId::of_key(&object.key)?, object.size)))
         .collect();
     let all: BTreeSet<PackId> = listed.keys().chain(sizes.keys()).copied().collect();
-    let one = |id: &PointId| manifests.get(id).cloned().ok_or_else(|| crate::keys::no_point(id, &shared.bucket.describe()));
+    let one =
+        |id: &PointId| manifests.get(id).cloned().ok_or_else(|| crate::keys::no_point(id, &shared.bucket.describe()));
     let chosen: BTreeSet<PackId> = match scope {
         VerifyScope::All => all,
         VerifyScope::Sample(percent) => all.into_iter().filter(|_| rand::random::<f64>() * 100.0 < *percent).collect(),
-        VerifyScope::NotVerifiedFor(fresh) => all.into_iter().filter(|pack| !fresh.contains(&pack.to_string())).collect(),
+        VerifyScope::NotVerifiedFor(fresh) => {
+            all.into_iter().filter(|pack| !fresh.contains(&pack.to_string())).collect()
+        }
         VerifyScope::Point(id) | VerifyScope::Added(id) => points::scope(shared, &one(id)?, scope).await?,
     };
     // packs that a point needs and that are gone are found without reading

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use disk::{DiskRead, LEAF, PAGE, leaf, zero_leaf};
+use disk::{LEAF, PAGE, leaf, zero_leaf};
 use model::{Error, Kind, PointId, Result};
 
 use super::{Findings, VerifyScope};
@@ -47,7 +47,9 @@ pub(super) async fn check(
         match check_point(shared, at, scope, named, findings, &mut healed, &mut checked).await {
             Ok(()) if named || whole => findings.report.points.push(point.clone()),
             Ok(()) => {}
-            Err(error) if matches!(error.kind(), Kind::Damaged | Kind::NotFound) => findings.affect(point, error.chain()),
+            Err(error) if matches!(error.kind(), Kind::Damaged | Kind::NotFound) => {
+                findings.affect(point, error.chain())
+            }
             Err(error) => return Err(error),
         }
     }
@@ -68,7 +70,10 @@ async fn check_point(
         for (index, entry) in (0_u64..).zip(&disk.pages) {
             let PageEntry::Stored(entry) = entry else { continue };
             if findings.pages.get(&entry.at).is_some_and(|hash| *hash != entry.hash) {
-                return Err(damaged(format!("page {index} of disk {}", disk.name), "its hash does not fit the manifest"));
+                return Err(damaged(
+                    format!("page {index} of disk {}", disk.name),
+                    "its hash does not fit the manifest",
+                ));
             }
             let near_damage = std::iter::once(&entry.at.pack)
                 .chain(&entry.packs)
@@ -108,7 +113,9 @@ async fn check_page(
             };
             healed.insert(at, fine);
             if !fine {
-                return Err(Error::new(Kind::Damaged, format!("frame {} of pack {}", at.frame, at.pack)).because(why.clone()));
+                return Err(
+                    Error::new(Kind::Damaged, format!("frame {} of pack {}", at.frame, at.pack)).because(why.clone())
+                );
             }
             continue;
         }
@@ -137,7 +144,8 @@ async fn check_bytes(shared: &Arc<Shared>, manifest: &Manifest, scope: &VerifySc
     };
     let point = &manifest.header.point.id;
     for disk in &manifest.disks {
-        let open = |table: &DiskTable| VaultDisk::new(shared.clone(), Arc::new(table.clone()), format!("point {point}"));
+        let open =
+            |table: &DiskTable| VaultDisk::new(shared.clone(), Arc::new(table.clone()), format!("point {point}"));
         let before = parent.as_ref().and_then(|parent| parent.disk(&disk.name).ok()).map(open);
         let reader = open(disk);
         for index in 0..disk.pages.len() as u64 {
@@ -176,7 +184,10 @@ async fn check_page_bytes(reader: &Arc<VaultDisk>, before: Option<&Arc<VaultDisk
         let data = reader.read_at(start, (end - start) as usize).await?;
         for (bytes, expected) in data.chunks(LEAF as usize).zip(&page.leaves[number..]) {
             if leaf(bytes) != *expected {
-                return Err(damaged(format!("the bytes near {start} of {}", reader.describe()), "they do not fit the disk's root"));
+                return Err(damaged(
+                    format!("the bytes near {start} of {}", reader.describe()),
+                    "they do not fit the disk's root",
+                ));
             }
         }
         number += count;

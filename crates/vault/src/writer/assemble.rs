@@ -67,8 +67,8 @@ impl Assembler {
     pub async fn zero(&mut self, from: u64, to: u64, stream: &mut PackStream) -> Result<()> {
         let mut at = from;
         while at < to {
-            let whole = at.is_multiple_of(LEAVES_PER_PAGE)
-                && at + leaves_of_page(self.size, at / LEAVES_PER_PAGE) as u64 <= to;
+            let whole =
+                at.is_multiple_of(LEAVES_PER_PAGE) && at + leaves_of_page(self.size, at / LEAVES_PER_PAGE) as u64 <= to;
             if whole {
                 self.advance_to_page(at / LEAVES_PER_PAGE, stream).await?;
                 self.claims.forget(at / LEAVES_PER_PAGE);
@@ -191,9 +191,12 @@ fn copy(open: &mut Open, from: usize, to: usize) -> Result<()> {
     let Some(base) = &open.base else { return Ok(()) };
     if base.unreadable {
         let page = open.index;
-        return Err(Error::new(Kind::Damaged, format!("cannot keep the parent's bytes at {}", page * LEAF * LEAVES_PER_PAGE))
-            .because("the map of the parent point is damaged there")
-            .hint("read the disk in full: capture it without the parent"));
+        return Err(Error::new(
+            Kind::Damaged,
+            format!("cannot keep the parent's bytes at {}", page * LEAF * LEAVES_PER_PAGE),
+        )
+        .because("the map of the parent point is damaged there")
+        .hint("read the disk in full: capture it without the parent"));
     }
     let known = base.page.leaves.len();
     for leaf in from..to.min(known) {

@@ -20,7 +20,9 @@ impl Claims {
 
     /// Whether a leaf of a page is claimed.
     pub fn has(&self, page: u64, leaf: usize) -> bool {
-        lock(&self.0).get(&page).is_some_and(|bits| bits.get(leaf / 64).is_some_and(|word| word >> (leaf % 64) & 1 == 1))
+        lock(&self.0)
+            .get(&page)
+            .is_some_and(|bits| bits.get(leaf / 64).is_some_and(|word| word >> (leaf % 64) & 1 == 1))
     }
 
     /// Whether any leaf of a page is claimed.

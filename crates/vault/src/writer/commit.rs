@@ -8,12 +8,12 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use disk::{DiskRead, DiskWrite, LEAF, LEAVES_PER_PAGE};
+use disk::{DiskWrite, LEAF, LEAVES_PER_PAGE};
 use model::{Error, Kind, PointId, RestorePoint, Result, ServerName, crash};
 
+use super::Sealed;
 use super::disk::DiskWriter;
 use super::run::Run;
-use super::Sealed;
 use crate::PackId;
 use crate::index::Excluded;
 use crate::keys::broken;
@@ -85,8 +85,9 @@ fn collect(run: &Run, id: &PointId, server: &ServerName, point: &RestorePoint) -
     }
     let mut tables = Vec::with_capacity(point.disks.len());
     for disk in &point.disks {
-        let table =
-            run.take_table(&disk.name).ok_or_else(|| wrong(format!("disk {} was not written to its end", disk.name)))?;
+        let table = run
+            .take_table(&disk.name)
+            .ok_or_else(|| wrong(format!("disk {} was not written to its end", disk.name)))?;
         if table.size != disk.size || table.root != disk.root {
             return Err(wrong(format!("disk {} was written with another size or root than described", disk.name)));
         }
@@ -173,12 +174,7 @@ async fn rescue(
     Ok((run, tables))
 }
 
-async fn rescue_disk(
-    shared: &Arc<Shared>,
-    run: &Arc<Run>,
-    table: &DiskTable,
-    lost: &HashSet<PackId>,
-) -> Result<()> {
+async fn rescue_disk(shared: &Arc<Shared>, run: &Arc<Run>, table: &DiskTable, lost: &HashSet<PackId>) -> Result<()> {
     let (name, size) = (table.name.clone(), table.size);
     let mut writer = Box::new(DiskWriter::new(shared.clone(), run.clone(), name, size, true)?);
     let reader = VaultDisk::new(shared.clone(), Arc::new(table.clone()), "a point that is being committed".to_owned());

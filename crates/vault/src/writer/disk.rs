@@ -211,6 +211,10 @@ impl DiskWrite for DiskWriter {
         self.relieve(self.shared.workers.threads + 1).await
     }
 
+    fn may_have_leaves(&self) -> bool {
+        self.base.is_some()
+    }
+
     fn has_leaf(&self, index: u64, leaf: &Leaf) -> bool {
         let Some(base) = &self.base else { return false };
         let page = base.peek(index / LEAVES_PER_PAGE);
