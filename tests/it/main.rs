@@ -2,3 +2,4 @@
 mod architecture;
 mod formats;
 mod qemu_target;
+mod qemu_target_crash;
