@@ -13,5 +13,5 @@ pub use file::{Format, OpenOptions, create_file, detect, open_file, open_file_wi
 pub use progress::{Progress, Silent};
 pub use root::{LEAF, LEAVES_PER_PAGE, Leaf, PAGE, PageHash, RootBuilder, leaf, page_hash, root_of_pages, zero_leaf};
 pub use transfer::{TransferOptions, transfer};
-pub use waist::{DiskRead, DiskWrite, Written};
+pub use waist::{DiskRead, DiskWrite, PlainRange, Written};
 pub use zero::is_zero;

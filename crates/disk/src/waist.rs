@@ -2,6 +2,9 @@
 //!
 //! N sources and M destinations so cost N + M: migration, backup, restore, conversion and drill are one transfer.
 
+use std::fs::File;
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use model::{DiskRoot, ExtentList, Result};
@@ -30,8 +33,23 @@ pub trait DiskRead: Send + Sync {
         false
     }
 
+    /// Where the range lies in a local file, plainly and in one piece; `None` if it does not or nobody knows. A writer
+    /// into a file lets the file system share such bytes instead of storing them again.
+    fn plain_range(&self, _offset: u64, _len: u64) -> Option<PlainRange> {
+        None
+    }
+
     /// What the reader reads, for messages: `disk vda of capture cp-7 of server web-1`.
     fn describe(&self) -> String;
+}
+
+/// Bytes of a disk as they lie in a local file.
+#[derive(Debug, Clone)]
+pub struct PlainRange {
+    /// The file, open for reading.
+    pub file: Arc<File>,
+    /// Where the range begins in it.
+    pub offset: u64,
 }
 
 /// What a finished write has made.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use model::{Error, ExtentList, Kind, Result};
 
 use super::pool::Buffer;
-use crate::DiskRead;
+use crate::{DiskRead, PlainRange};
 
 /// Extents on one page, about.
 pub(super) const PAGE_OF_EXTENTS: usize = 2048;
@@ -20,6 +20,8 @@ pub(super) trait Blocking: Send + Sync {
     fn extents(&self, from: u64) -> Result<ExtentList>;
     /// Fills `buffer` from `offset`; the range lies within the size.
     fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<()>;
+    /// As [`DiskRead::plain_range`]; called after the range was read.
+    fn plain_range(&self, offset: u64, len: u64) -> Option<PlainRange>;
     /// As [`DiskRead::describe`].
     fn describe(&self) -> String;
 }
@@ -66,6 +68,12 @@ impl DiskRead for FileDisk {
             Ok(buffer.freeze())
         })
         .await
+    }
+
+    fn plain_range(&self, offset: u64, len: u64) -> Option<PlainRange> {
+        // a cluster goes on behind the end of the disk, and what is there is not the disk's
+        offset.checked_add(len).filter(|end| *end <= self.size())?;
+        self.0.plain_range(offset, len)
     }
 
     fn describe(&self) -> String {

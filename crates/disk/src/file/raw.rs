@@ -3,16 +3,18 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use model::{Error, Extent, ExtentList, Kind, Result};
 use rustix::fs::{Advice, SeekFrom, fadvise, seek};
 use rustix::io::Errno;
 
 use super::blocking::{Blocking, PAGE_OF_EXTENTS};
+use crate::PlainRange;
 
 /// A raw disk that is read.
 pub(super) struct RawDisk {
-    file: File,
+    file: Arc<File>,
     path: PathBuf,
     /// Bytes that the file has.
     len: u64,
@@ -23,7 +25,7 @@ pub(super) struct RawDisk {
 impl RawDisk {
     pub(super) fn open(path: &Path) -> Result<Self> {
         let wrong = |e: std::io::Error| Error::io(format!("cannot open disk {}", path.display()), e);
-        let file = File::open(path).map_err(wrong)?;
+        let file = Arc::new(File::open(path).map_err(wrong)?);
         if file.metadata().map_err(wrong)?.is_dir() {
             let what = format!("cannot open disk {}", path.display());
             return Err(Error::new(Kind::Invalid, what).because("it is a directory"));
@@ -93,6 +95,11 @@ impl Blocking for RawDisk {
             }
             other => other.map_err(|e| self.wrong(e)),
         }
+    }
+
+    fn plain_range(&self, offset: u64, len: u64) -> Option<PlainRange> {
+        let inside = offset.checked_add(len).is_some_and(|end| end <= self.len);
+        inside.then(|| PlainRange { file: self.file.clone(), offset })
     }
 
     fn describe(&self) -> String {

@@ -14,6 +14,7 @@ mod tests;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use model::{Error, Extent, ExtentList, Kind, Result};
 
@@ -23,6 +24,7 @@ use self::header::{Compression, Header};
 use self::inflate::Inflater;
 use self::map::{Cluster, Map};
 use super::blocking::{Blocking, PAGE_OF_EXTENTS};
+use crate::PlainRange;
 
 /// Clusters that one page of extents looks at, at most: bounds the time of one call.
 const CLUSTERS_PER_PAGE: u64 = 1 << 20;
@@ -32,18 +34,22 @@ pub(super) trait Storage: Send + Sync {
     fn len(&self) -> u64;
     /// Fills the buffer; the caller has checked the range.
     fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<()>;
+    /// The file, if it is one.
+    fn file(&self) -> Option<Arc<File>> {
+        None
+    }
 }
 
 /// A file of the length that it had when it was opened.
 pub(super) struct FileStorage {
-    file: File,
+    file: Arc<File>,
     len: u64,
 }
 
 impl FileStorage {
     pub(super) fn open(path: &Path) -> Result<Self> {
         let wrong = |e: std::io::Error| Error::io(format!("cannot open disk {}", path.display()), e);
-        let file = File::open(path).map_err(wrong)?;
+        let file = Arc::new(File::open(path).map_err(wrong)?);
         let len = rustix::fs::seek(&file, rustix::fs::SeekFrom::End(0)).map_err(|e| wrong(e.into()))?;
         Ok(Self { file, len })
     }
@@ -59,6 +65,10 @@ impl Storage for FileStorage {
             std::io::ErrorKind::UnexpectedEof => damaged("the file became shorter while it was read"),
             _ => Error::io("cannot read a qcow2 file", error),
         })
+    }
+
+    fn file(&self) -> Option<Arc<File>> {
+        Some(self.file.clone())
     }
 }
 
@@ -126,14 +136,11 @@ impl Qcow2Disk {
             let at = offset + done as u64;
             let inside = at % size;
             let cluster = self.map.lookup(self.storage.as_ref(), at / size)?;
-            let mut len = (size - inside).min((buffer.len() - done) as u64);
-            if let Cluster::Plain(host) = cluster {
-                while done as u64 + len < buffer.len() as u64
-                    && self.map.lookup(self.storage.as_ref(), (at + len) / size)? == Cluster::Plain(host + inside + len)
-                {
-                    len += size.min(buffer.len() as u64 - done as u64 - len);
-                }
-            }
+            let left = (buffer.len() - done) as u64;
+            let len = match cluster {
+                Cluster::Plain(host) => self.plain_len(at, host + inside, left)?,
+                _ => (size - inside).min(left),
+            };
             let part = &mut buffer[done..done + len as usize];
             match cluster {
                 Cluster::Zero => part.fill(0),
@@ -148,6 +155,16 @@ impl Qcow2Disk {
             done += len as usize;
         }
         Ok(())
+    }
+
+    /// How many bytes from `at` on, which lie at `host`, lie there in one piece.
+    fn plain_len(&self, at: u64, host: u64, most: u64) -> Result<u64> {
+        let size = self.cluster_size();
+        let mut len = (size - at % size).min(most);
+        while len < most && self.map.lookup(self.storage.as_ref(), (at + len) / size)? == Cluster::Plain(host + len) {
+            len += size.min(most - len);
+        }
+        Ok(len)
     }
 
     fn fill_from_backing(&self, offset: u64, part: &mut [u8]) -> Result<()> {
@@ -181,6 +198,17 @@ impl Blocking for Qcow2Disk {
     fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
         let len = buffer.len();
         self.fill(offset, buffer).map_err(|e| e.within(format!("cannot read {len} bytes at {offset} of {}", self.name)))
+    }
+
+    fn plain_range(&self, offset: u64, len: u64) -> Option<PlainRange> {
+        let inside = offset % self.cluster_size();
+        // what cannot be looked up has no plain place: reading it tells why
+        let cluster = self.map.lookup(self.storage.as_ref(), offset / self.cluster_size()).ok()?;
+        let Cluster::Plain(host) = cluster else { return None };
+        let whole = self.plain_len(offset, host + inside, len).ok()? == len;
+        let end = (host + inside).checked_add(len).filter(|end| *end <= self.storage.len());
+        let file = self.storage.file().filter(|_| whole && end.is_some())?;
+        Some(PlainRange { file, offset: host + inside })
     }
 
     fn describe(&self) -> String {

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use futures::stream::FuturesOrdered;
 use model::{Change, Error, Extent, ExtentList, Kind, Result};
 use tokio::task::JoinHandle;
@@ -21,7 +22,7 @@ use self::place::Place;
 use super::Format;
 use super::blocking::run;
 use crate::transfer::CHUNK;
-use crate::{DiskRead, DiskWrite, LEAF, Leaf, RootBuilder, Written, is_zero, leaf};
+use crate::{DiskRead, DiskWrite, LEAF, Leaf, PlainRange, RootBuilder, Written, is_zero, leaf};
 
 const LEAVES: usize = (CHUNK / LEAF) as usize;
 /// Chunks that are hashed and written at once.
@@ -113,44 +114,43 @@ impl FileWriter {
     }
 
     async fn copy_data(&mut self, base: &dyn DiskRead, from: u64, to: u64) -> Result<()> {
-        let mut at = from;
-        while at < to {
-            let next = ((at / CHUNK + 1) * CHUNK).min(to);
-            let readable = base.size().min(next).saturating_sub(at) as usize;
-            let mut data = if readable == 0 { Bytes::new() } else { base.read_at(at, readable).await? };
-            if data.len() < (next - at) as usize {
-                // the base ends within a leaf
-                let mut padded = data.to_vec();
-                padded.resize((next - at) as usize, 0);
-                data = padded.into();
+        let mut reads: FuturesOrdered<BoxFuture<'_, Result<(u64, Bytes)>>> = FuturesOrdered::new();
+        let mut asked = from;
+        loop {
+            while asked < to && reads.len() < RUNNING {
+                let end = ((asked / CHUNK + 1) * CHUNK).min(to);
+                reads.push_back(Box::pin(read_padded(base, asked, end)));
+                asked = end;
             }
+            let Some(read) = reads.next().await else { return Ok(()) };
+            let (at, data) = read?;
+            let leaf_at = |from: usize| from..data.len().min(from + LEAF as usize);
             let mut first = 0;
             while first < data.len() {
-                let leaf_end = (first + LEAF as usize).min(data.len());
-                if is_zero(&data[first..leaf_end]) {
-                    self.put_zeroes(at + first as u64, (leaf_end - first) as u64).await?;
-                    first = leaf_end;
-                    continue;
+                let zero = is_zero(&data[leaf_at(first)]);
+                let mut end = leaf_at(first).end;
+                while end < data.len() && is_zero(&data[leaf_at(end)]) == zero {
+                    end = leaf_at(end).end;
                 }
-                let mut run_end = leaf_end;
-                while run_end < data.len() && !is_zero(&data[run_end..data.len().min(run_end + LEAF as usize)]) {
-                    run_end = (run_end + LEAF as usize).min(data.len());
+                let (offset, len) = (at + first as u64, (end - first) as u64);
+                if zero {
+                    self.put_zeroes(offset, len).await?;
+                } else {
+                    self.put(offset, data.slice(first..end), base.plain_range(offset, len)).await?;
                 }
-                self.put(at + first as u64, data.slice(first..run_end)).await?;
-                first = run_end;
+                first = end;
             }
-            at = next;
         }
-        Ok(())
     }
 
-    /// Hashes and stores data in the background.
-    async fn put(&mut self, offset: u64, data: Bytes) -> Result<()> {
+    /// Hashes and stores data in the background; what lies plainly in another file is shared with it if it can be.
+    async fn put(&mut self, offset: u64, data: Bytes, plain: Option<PlainRange>) -> Result<()> {
         let mut at = 0;
         while at < data.len() {
             let guest = offset + at as u64;
             // pieces lie within multiples of a chunk, so that none needs two tables of a layout
             let piece = data.slice(at..data.len().min(at + (CHUNK - guest % CHUNK) as usize));
+            let from = plain.as_ref().map(|plain| (plain.file.clone(), plain.offset + at as u64));
             at += piece.len();
             let placed = self.layout.place(guest, piece.len() as u64);
             if let Some((host, table)) = placed.table {
@@ -162,7 +162,10 @@ impl FileWriter {
                     stored.leaves[stored.count] = leaf(bytes);
                     stored.count += 1;
                 }
-                file.write_all_at(&piece, placed.host).map(|()| Some(stored))
+                if !from.is_some_and(|(source, from)| place::share(&source, from, file, placed.host, piece.len())) {
+                    file.write_all_at(&piece, placed.host)?;
+                }
+                Ok(Some(stored))
             })
             .await?;
         }
@@ -203,6 +206,18 @@ impl FileWriter {
     }
 }
 
+/// Reads a base, which may end before `to`, within a leaf: what is missing is zero.
+async fn read_padded(base: &dyn DiskRead, from: u64, to: u64) -> Result<(u64, Bytes)> {
+    let readable = base.size().min(to).saturating_sub(from) as usize;
+    let data = if readable == 0 { Bytes::new() } else { base.read_at(from, readable).await? };
+    if data.len() == (to - from) as usize {
+        return Ok((from, data));
+    }
+    let mut padded = data.to_vec();
+    padded.resize((to - from) as usize, 0);
+    Ok((from, padded.into()))
+}
+
 #[async_trait]
 impl DiskWrite for FileWriter {
     fn size(&self) -> u64 {
@@ -212,7 +227,7 @@ impl DiskWrite for FileWriter {
     async fn write(&mut self, offset: u64, data: Bytes) -> Result<()> {
         self.advance(offset, data.len() as u64).await?;
         self.received += data.len() as u64;
-        self.put(offset, data).await
+        self.put(offset, data, None).await
     }
 
     async fn zero(&mut self, offset: u64, len: u64) -> Result<()> {

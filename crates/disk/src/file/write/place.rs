@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use model::{Error, Kind, Result, crash};
-use rustix::fs::{CWD, FallocateFlags, FlockOperation, RenameFlags, fallocate, flock, renameat_with};
+use rustix::fs::{CWD, FallocateFlags, FlockOperation, RenameFlags, copy_file_range, fallocate, flock, renameat_with};
 use rustix::io::Errno;
 
 use super::super::Format;
@@ -132,6 +132,20 @@ fn own(partial: &Path) -> std::io::Result<File> {
             Err(error) => return Err(error),
         }
     }
+}
+
+/// Lets the file system take a range from another file: it shares the bytes where it can (a reflink). `false` if it
+/// did not take all of it; the caller then writes the range, which it has read anyway.
+pub(super) fn share(source: &File, mut from: u64, target: &File, mut to: u64, len: usize) -> bool {
+    let end = from + len as u64;
+    while from < end {
+        let left = (end - from) as usize;
+        match copy_file_range(source, Some(&mut from), target, Some(&mut to), left) {
+            Ok(0) | Err(_) => return false,
+            Ok(_) => {}
+        }
+    }
+    true
 }
 
 /// Makes a range of a block device zero, by the device itself where it can.
