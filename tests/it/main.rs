@@ -3,3 +3,4 @@ mod architecture;
 mod formats;
 mod qemu_target;
 mod qemu_target_crash;
+mod qemu_source;

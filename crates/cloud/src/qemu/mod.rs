@@ -24,6 +24,8 @@ mod session;
 pub mod sidecar;
 mod source;
 mod target;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,0 +1,194 @@
+//! A machine with a disk on every bus and no operating system: its monitor writes as a guest would.
+
+use std::path::Path;
+
+use cloud::qemu::QemuConfig;
+use cloud::{Cloud, Outcome, Power, Source};
+use model::{Arch, Consistency, DiskBus, Firmware, Kind};
+
+use super::bench::{Guest, Image, apply, request, run, second_opinion, site, sweep, tools};
+
+const MIB: u64 = 1 << 20;
+
+/// virtio-blk; virtio-blk in an I/O thread; virtio-scsi; NVMe; an anonymous `-drive` with a raw file.
+const DEVICES: [&str; 5] = [
+    "/machine/peripheral/disk0/virtio-backend",
+    "/machine/peripheral/threaded/virtio-backend",
+    "/machine/peripheral/scsi",
+    "/machine/peripheral/nvme",
+    "/machine/peripheral-anon/device[0]/virtio-backend",
+];
+
+async fn zoo(folder: &Path) -> Guest {
+    let mut arguments: Vec<String> =
+        ["-M", "q35", "-object", "iothread,id=io0", "-device", "virtio-scsi-pci"].map(String::from).to_vec();
+    let devices = [
+        "virtio-blk-pci,id=disk0,drive=d0,bootindex=1,serial=abc",
+        "virtio-blk-pci,id=threaded,drive=d1,iothread=io0",
+        "scsi-hd,id=scsi,drive=d2",
+        "nvme,id=nvme,drive=d3,serial=nv",
+    ];
+    for (index, device) in devices.iter().enumerate() {
+        let file = folder.join(format!("{index}.qcow2"));
+        run(&format!("qemu-img create -q -f qcow2 {} {}M", file.display(), 16 + index));
+        run(&format!("qemu-io -f qcow2 -c 'write -P {} 1M 4M' {}", index + 1, file.display()));
+        arguments.extend(["-drive".into(), format!("if=none,id=d{index},format=qcow2,file={}", file.display())]);
+        arguments.extend(["-device".into(), (*device).into()]);
+    }
+    let raw = folder.join("4.raw");
+    run(&format!("truncate -s 20M {0}; qemu-io -f raw -c 'write -P 5 1M 4M' {0}", raw.display()));
+    arguments.extend(["-drive".into(), format!("if=virtio,format=raw,file={}", raw.display())]);
+    arguments.extend(["-nic", "user,model=virtio-net-pci,mac=52:54:00:12:34:99"].map(String::from));
+    Guest::start(folder, "zoo", &arguments).await
+}
+
+fn images() -> Vec<Image> {
+    (0..5).map(|_| Image::new()).collect()
+}
+
+/// A full capture and increments, with one abandoned and one over a restart in between; every disk is compared
+/// with its export each time, while the "guest" writes behind the cut.
+async fn follow(folder: &Path, change: fn(&mut QemuConfig)) {
+    let mut guest = zoo(folder).await;
+    let site = site(folder, change);
+    let mut images = images();
+
+    let first = site.capture(&request("zoo", "run-1", None, Consistency::Crash)).await.unwrap();
+    for device in DEVICES {
+        guest.write("zoo", device, 9, MIB, MIB).await; // must not be seen in the capture
+    }
+    apply(&site, &first, &mut images, folder).await;
+    assert!(images.iter().enumerate().all(|(index, image)| image.bytes[MIB as usize] == index as u8 + 1));
+    assert!(images.iter().all(|image| image.read <= 5 * MIB), "holes are not read");
+    let again = site.capture(&request("zoo", "run-1", None, Consistency::Crash)).await.unwrap();
+    assert_eq!(again, first, "the same token finds the same capture");
+    let other = site.capture(&request("zoo", "run-x", None, Consistency::Crash)).await.unwrap_err();
+    assert_eq!(other.kind(), Kind::Exists, "{}", other.chain());
+    site.release(&first, Outcome::Committed).await.unwrap();
+    site.release(&first, Outcome::Committed).await.unwrap();
+    guest.is_clean("zoo").await.unwrap();
+
+    // an abandoned capture loses nothing
+    let second = site.capture(&request("zoo", "run-2", first.cursor.as_ref(), Consistency::Crash)).await.unwrap();
+    assert!(second.disks.iter().all(|disk| disk.incremental), "{:?}", second.disks);
+    guest.write("zoo", DEVICES[0], 10, 8 * MIB, MIB).await;
+    site.release(&second, Outcome::Abandoned).await.unwrap();
+    site.release(&second, Outcome::Abandoned).await.unwrap();
+    guest.is_clean("zoo").await.unwrap();
+    let third = site.capture(&request("zoo", "run-3", first.cursor.as_ref(), Consistency::Crash)).await.unwrap();
+    apply(&site, &third, &mut images, folder).await;
+    assert_eq!(images[0].read, 2 * MIB, "what was written before and during the abandoned capture");
+    assert_eq!(images[3].read, MIB);
+    site.release(&third, Outcome::Committed).await.unwrap();
+    assert_eq!(guest.bitmaps("zoo").await, [third.cursor.as_ref().unwrap().as_str()], "one bitmap, the base");
+
+    // a restart keeps the bitmaps of qcow2 disks; the raw disk is read whole, and says why
+    guest.write("zoo", DEVICES[2], 11, 9 * MIB, MIB).await;
+    guest.quit("zoo").await;
+    guest.again("zoo").await;
+    let fourth = site.capture(&request("zoo", "run-4", third.cursor.as_ref(), Consistency::Crash)).await.unwrap();
+    let known: Vec<bool> = fourth.disks.iter().map(|disk| disk.incremental).collect();
+    assert_eq!(known, [true, true, true, true, false], "{:?}", fourth.disks);
+    assert!(fourth.disks[4].reason.as_ref().unwrap().contains("restarted"));
+    apply(&site, &fourth, &mut images, folder).await;
+    assert_eq!((images[1].read, images[2].read), (0, MIB));
+
+    // killed with a capture in place: nothing is held, nothing is trusted
+    guest.kill();
+    guest.again("zoo").await;
+    let lost = site.capture(&request("zoo", "run-4", third.cursor.as_ref(), Consistency::Crash)).await.unwrap_err();
+    assert_eq!(lost.kind(), Kind::Damaged, "{}", lost.chain());
+    let name = fourth.disks[0].name.clone();
+    assert_eq!(site.open(&fourth, &name, true).await.err().unwrap().kind(), Kind::Damaged);
+    site.release(&fourth, Outcome::Abandoned).await.unwrap();
+    let fifth = site.capture(&request("zoo", "run-5", third.cursor.as_ref(), Consistency::Crash)).await.unwrap();
+    assert!(fifth.disks.iter().all(|disk| !disk.incremental && disk.reason.is_some()), "{:?}", fifth.disks);
+    apply(&site, &fifth, &mut images, folder).await;
+    site.release(&fifth, Outcome::Committed).await.unwrap();
+    guest.is_clean("zoo").await.unwrap();
+    assert_eq!(guest.bitmaps("zoo").await, [fifth.cursor.as_ref().unwrap().as_str()]);
+    let left: Vec<_> = site.owned().await.unwrap().into_iter().map(|left| left.kind).collect();
+    assert_eq!(left, ["bitmap"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn filters_on_every_bus() {
+    if tools() {
+        follow(tempfile::tempdir().unwrap().path(), |_| {}).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn backup_jobs_do_the_same() {
+    if tools() {
+        follow(tempfile::tempdir().unwrap().path(), |config| config.jobs_only = true).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_scratch_breaks_the_capture_and_not_the_guest() {
+    if !tools() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let guest = zoo(folder.path()).await;
+    let roomy = site(folder.path(), |_| {});
+    let first = roomy.capture(&request("zoo", "run-1", None, Consistency::Crash)).await.unwrap();
+    roomy.release(&first, Outcome::Committed).await.unwrap();
+
+    let tight = site(folder.path(), |config| config.scratch_limit = Some(8 * MIB));
+    let second = tight.capture(&request("zoo", "run-2", first.cursor.as_ref(), Consistency::Crash)).await.unwrap();
+    guest.write("zoo", DEVICES[0], 77, MIB, 4 * MIB).await; // 4 MiB of old data do not fit into its share
+    let name = second.disks[0].name.clone();
+    let broken = match tight.open(&second, &name, false).await {
+        Ok(reader) => match reader.extents(0).await {
+            Ok(_) => reader.read_at(MIB, MIB as usize).await.unwrap_err(),
+            Err(error) => error,
+        },
+        Err(error) => error,
+    };
+    assert_eq!(broken.kind(), Kind::Damaged, "{}", broken.chain());
+    assert!(broken.advice().unwrap().contains("scratch"), "{:?}", broken.advice());
+    tight.release(&second, Outcome::Abandoned).await.unwrap();
+    guest.is_clean("zoo").await.unwrap();
+
+    let third = roomy.capture(&request("zoo", "run-3", first.cursor.as_ref(), Consistency::Crash)).await.unwrap();
+    assert!(third.disks[0].incremental);
+    let truth = second_opinion(&third, 0, folder.path());
+    assert!(truth[MIB as usize..5 * MIB as usize].iter().all(|byte| *byte == 77));
+    let mut image = Image::new();
+    image.bytes = vec![0; third.disks[0].size as usize];
+    image.apply(roomy.open(&third, &name, true).await.unwrap().as_ref()).await;
+    assert!(image.bytes[MIB as usize..5 * MIB as usize] == truth[MIB as usize..5 * MIB as usize]);
+    sweep(&roomy).await;
+    guest.is_clean("zoo").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_machine_is_described() {
+    if !tools() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("zoo.toml"), "tags = { backup = \"daily\" }\n").unwrap();
+    let mut guest = zoo(folder.path()).await;
+    let site = site(folder.path(), |_| {});
+    let servers = site.servers().await.unwrap();
+    assert_eq!(servers.len(), 1);
+    let (server, machine) = (&servers[0], &servers[0].machine);
+    assert_eq!((server.name.as_str(), server.power, machine.arch), ("zoo", Power::On, Arch::X86_64));
+    assert_eq!((machine.memory, machine.vcpus, machine.chipset.as_deref()), (192 * MIB, 1, Some("q35")));
+    assert_eq!(machine.firmware, Firmware::Bios);
+    assert_eq!(machine.tags["backup"], "daily");
+    assert_eq!(machine.nics[0].mac.as_deref(), Some("52:54:00:12:34:99"));
+    let disks: Vec<_> = machine.disks.iter().map(|disk| (disk.name.as_str(), disk.bus, disk.size / MIB)).collect();
+    let (virtio, scsi, nvme) = (DiskBus::Virtio, DiskBus::Scsi, DiskBus::Nvme);
+    assert_eq!(disks[0], ("disk0", virtio, 16), "the boot disk is the first");
+    let mut rest = disks[1..].to_vec();
+    rest.sort_by_key(|disk| disk.0);
+    assert_eq!(rest, [("nvme", nvme, 19), ("scsi", scsi, 18), ("threaded", virtio, 17), ("virtio0", virtio, 20)]);
+    assert_eq!(machine.disks[0].serial.as_deref(), Some("abc"));
+    guest.quit("zoo").await;
+    let off = site.servers().await.unwrap();
+    assert_eq!(off[0].power, Power::Off, "its sidecar keeps it listed");
+}
