@@ -9,6 +9,7 @@ use crate::{DiskName, Tags};
 #[serde(rename_all = "kebab-case")]
 pub enum Arch {
     /// 64-bit x86.
+    #[serde(alias = "x86_64")]
     X86_64,
     /// 64-bit Arm.
     Aarch64,

@@ -21,7 +21,7 @@ const DEVICES: [&str; 5] = [
 
 async fn zoo(folder: &Path) -> Guest {
     let mut arguments: Vec<String> =
-        ["-M", "q35", "-object", "iothread,id=io0", "-device", "virtio-scsi-pci"].map(String::from).to_vec();
+        ["-M", "q35", "-object", "iothread,id=io0", "-device", "virtio-scsi-pci,id=hba"].map(String::from).to_vec();
     let devices = [
         "virtio-blk-pci,id=disk0,drive=d0,bootindex=1,serial=abc",
         "virtio-blk-pci,id=threaded,drive=d1,iothread=io0",

@@ -238,6 +238,8 @@ async fn false_handshakes_are_errors() {
         let socket = Socket::new("n");
         socket.serve(|mut stream| async move {
             let _ = stream.write_all(&bytes).await;
+            let _ = stream.shutdown().await;
+            let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
         });
         Connection::open(&socket.0, "x", &["base:allocation".into()]).await.map(|_| ())
     };
