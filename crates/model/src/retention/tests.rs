@@ -228,7 +228,7 @@ fn history(seed: u64, zones: &[TimeZone]) {
                 check(&keep, &points, now, &decision, seed);
                 points = decision.keep.into_iter().map(|kept| kept.point).collect();
                 pruned += decision.drop.len();
-                if seed % 8 == 0 {
+                if seed.is_multiple_of(8) {
                     let again = keep.decide(&points, now, zone);
                     assert!(again.drop.is_empty(), "seed {seed}: a second decision drops more");
                 }
