@@ -4,6 +4,7 @@
 //! the command line.
 
 mod archive;
+mod calendar;
 mod check;
 mod destinations;
 mod engine;
@@ -28,6 +29,7 @@ mod steps;
 mod sweep;
 
 pub use archive::{Archive, ArchiveCheck, ArchiveWriter, CheckScope, Collected};
+pub use calendar::{Calendar, Due};
 pub use engine::{Engine, Parts, Settings};
 pub use import::server_of_file;
 pub use observe::{Event, Observer, Silent};
