@@ -42,7 +42,8 @@ impl DiskRoot {
     /// Reads 64 hexadecimal digits.
     pub fn from_hex(text: &str) -> Option<Self> {
         let digits = text.as_bytes();
-        if digits.len() != 64 || !text.is_ascii() {
+        // `from_str_radix` would take `+f` for a byte
+        if digits.len() != 64 || !digits.iter().all(u8::is_ascii_hexdigit) {
             return None;
         }
         let mut bytes = [0; 32];

@@ -95,8 +95,13 @@ proptest! {
     }
 
     #[test]
-    fn a_root_has_one_text(bytes in any::<[u8; 32]>(), text in "[0-9a-fA-F+ -]{64}|\\PC{0,70}") {
+    fn a_root_has_one_text(bytes in any::<[u8; 32]>(), at in 0..64_usize, with in "[+ \\-_xg\u{e9}A]", text in "\\PC{0,70}") {
         let root = DiskRoot(bytes);
+        let mut near = root.to_hex();
+        near.replace_range(at..=at, &with);
+        if let Some(read) = DiskRoot::from_hex(&near) {
+            prop_assert_eq!(read.to_hex(), near.to_ascii_lowercase());
+        }
         prop_assert_eq!(DiskRoot::from_hex(&root.to_hex()), Some(root));
         if let Some(read) = DiskRoot::from_hex(&text) {
             prop_assert_eq!(read.to_hex(), text.to_ascii_lowercase());
@@ -119,7 +124,12 @@ proptest! {
             let select = Select { site, servers: vec![pattern], tags: Default::default() };
             select.covers(&ServerName::new(name.clone()).unwrap(), &Default::default())
         };
-        prop_assert!(covers(name.clone()) && covers(format!("{}*", &name[..cut])) && covers(format!("*{}", &name[cut..])));
-        prop_assert!(covers("?".repeat(name.len())) && !covers("?".repeat(name.len() + 1)) && !covers(format!("{name}?*")));
+        let (head, tail) = name.split_at(cut);
+        for fitting in [name.clone(), format!("{head}*"), format!("*{tail}"), "?".repeat(name.len())] {
+            prop_assert!(covers(fitting.clone()), "{} {}", fitting, name);
+        }
+        for other in ["?".repeat(name.len() + 1), format!("{name}?*"), format!("{name}x")] {
+            prop_assert!(!covers(other.clone()), "{} {}", other, name);
+        }
     }
 }
