@@ -154,3 +154,51 @@ impl Qcow2 {
         header
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn be64(file: &File, at: u64) -> u64 {
+        let mut bytes = [0; 8];
+        file.read_exact_at(&mut bytes, at).unwrap();
+        u64::from_be_bytes(bytes)
+    }
+
+    /// Seals a file with this many clusters of data (holes, so it costs nothing) and counts references by the tables.
+    fn counts(data: u64) -> (Vec<u16>, u64) {
+        let file = tempfile::tempfile().unwrap();
+        let mut layout = Layout::new(Format::Qcow2, data * CLUSTER, false);
+        for offset in (0..data).map(|cluster| cluster * CLUSTER) {
+            if let Some((host, table)) = layout.place(offset, CLUSTER).table {
+                file.write_all_at(&table, host).unwrap();
+            }
+        }
+        layout.seal(&file).unwrap();
+        let (table, tables) = (be64(&file, 48), be64(&file, 56) >> 32);
+        let mut counts = Vec::new();
+        for block in (0..tables * ENTRIES).map(|entry| be64(&file, table + entry * 8)).take_while(|host| *host != 0) {
+            let mut bytes = vec![0; CLUSTER as usize];
+            file.read_exact_at(&mut bytes, block).unwrap();
+            counts.extend(bytes.as_chunks::<2>().0.iter().map(|count| u16::from_be_bytes(*count)));
+        }
+        (counts, file.metadata().unwrap().len())
+    }
+
+    #[test]
+    fn every_cluster_of_the_file_is_counted_once_and_no_other() {
+        // around one, two and three blocks of reference counts: where they begin to count themselves
+        for data in [1, 5, COUNTS - 12, COUNTS - 9, COUNTS - 8, COUNTS - 7, COUNTS, 2 * COUNTS - 15, 2 * COUNTS, 90_000]
+        {
+            let (counts, len) = counts(data);
+            let used = (len / CLUSTER) as usize;
+            assert_eq!(len % CLUSTER, 0);
+            assert!(counts.len() >= used && counts.len() - used <= COUNTS as usize, "{data}");
+            assert!(counts[..used].iter().all(|count| *count == 1), "{data}");
+            assert!(counts[used..].iter().all(|count| *count == 0), "{data}");
+            // data, tables, first table, header, counts and nothing else
+            let tables = data.div_ceil(ENTRIES);
+            assert_eq!(used as u64, data + tables + 1 + 1 + (counts.len() as u64 / COUNTS) + 1);
+        }
+    }
+}
