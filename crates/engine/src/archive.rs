@@ -8,7 +8,7 @@ use disk::{DiskRead, DiskWrite};
 use model::{DiskName, PointId, RestorePoint, Result, ServerName};
 use serde::{Deserialize, Serialize};
 
-use vault::{PackId, VerifyScope};
+use vault::VerifyScope;
 
 use crate::Observer;
 use crate::meter::Meter;
@@ -136,10 +136,7 @@ impl Archive for vault::Vault {
         let scopes = match scope {
             CheckScope::All => vec![VerifyScope::All],
             CheckScope::Sample(percent) => vec![VerifyScope::Sample(f64::from(*percent))],
-            CheckScope::Stale(_) => {
-                let recent = recent.iter().filter_map(|name| PackId::parse(name)).collect();
-                vec![VerifyScope::NotVerifiedFor(recent)]
-            }
+            CheckScope::Stale(_) => vec![VerifyScope::NotVerifiedFor(recent.clone())],
             CheckScope::Added(point) => vec![VerifyScope::Added(point.clone())],
             CheckScope::Points(points) => points.iter().cloned().map(VerifyScope::Point).collect(),
         };

@@ -139,10 +139,11 @@ pub(crate) async fn run(shared: &Arc<Shared>, scope: &VerifyScope, progress: &dy
     // packs that a point needs and that are gone are found without reading
     let total: u64 = chosen.iter().filter_map(|pack| listed.get(pack)).sum();
     progress.bytes(0, total);
-    let scans = chosen.iter().map(|pack| {
-        let (pack, size) = (*pack, sizes.get(pack).copied());
-        async move { Ok::<_, model::Error>((pack, scan(shared, pack, size).await?)) }
-    });
+    // owned ids: a future that borrows them is not `Send` enough for callers behind `dyn`
+    let wanted: Vec<(PackId, Option<u32>)> = chosen.iter().map(|pack| (*pack, sizes.get(pack).copied())).collect();
+    let scans = wanted
+        .into_iter()
+        .map(|(pack, size)| async move { Ok::<_, model::Error>((pack, scan(shared, pack, size).await?)) });
     let mut scans = stream::iter(scans).buffer_unordered(IN_FLIGHT);
     while let Some((pack, scanned)) = scans.try_next().await? {
         findings.add(pack, scanned);
