@@ -244,3 +244,58 @@ fn images_that_reach_outside_are_refused() {
         assert_eq!(copy(chain.as_ref(), &[(&path("b.raw"), Format::Raw)]).await, wanted);
     });
 }
+
+/// A loop device over a file, gone with the value.
+struct Loop(PathBuf);
+
+impl Loop {
+    fn over(file: &Path) -> Option<Self> {
+        let output = Command::new("losetup").args(["-f", "--show"]).arg(file).output().ok()?;
+        let path = String::from_utf8(output.stdout).ok()?;
+        output.status.success().then(|| Self(path.trim().into()))
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").arg("-d").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_block_device_is_overwritten_holes_included() {
+    let folder = tempfile::tempdir().expect("folder");
+    let raw = sample(folder.path());
+    let old = folder.path().join("device");
+    std::fs::write(&old, vec![0xff; 24 << 20]).expect("old content");
+    let Some(device) = Loop::over(&old) else {
+        println!("SKIPPED: no loop device can be had here (it takes root)");
+        return;
+    };
+    block_on(async {
+        let reader = open_file(&raw, Format::Raw).await.expect("raw");
+        let size = reader.size();
+        let writer = create_file(&device.0, Format::Raw, size, None).await.expect("device");
+        let options = TransferOptions::default();
+        let slots = transfer(reader.as_ref(), vec![writer], &options, &Silent).await.expect("transfer");
+        let written = slots.into_iter().next().expect("slot").expect("written");
+        let made = open_file(&device.0, Format::Raw).await.expect("device");
+        assert_eq!(made.size(), 24 << 20);
+        let same = |a: Bytes, b: Bytes| assert!(a == b, "the device holds other bytes");
+        same(
+            made.read_at(0, size as usize).await.expect("read"),
+            reader.read_at(0, size as usize).await.expect("read"),
+        );
+        assert_eq!(written.root, copy(reader.as_ref(), &[(&folder.path().join("c.raw"), Format::Raw)]).await);
+        // what never arrives is zero too
+        let mut writer = create_file(&device.0, Format::Raw, 24 << 20, None).await.expect("device");
+        writer.write(5 * LEAF, Bytes::from(vec![1; LEAF as usize])).await.expect("write");
+        writer.finish().await.expect("finish");
+        let mut wanted = vec![0; 24 << 20];
+        wanted[5 * LEAF as usize..6 * LEAF as usize].fill(1);
+        same(made.read_at(0, 24 << 20).await.expect("read"), wanted.into());
+        for (format, size) in [(Format::Qcow2, 1 << 20), (Format::Raw, (24 << 20) + 512)] {
+            assert!(create_file(&device.0, format, size, None).await.is_err());
+        }
+    });
+}
