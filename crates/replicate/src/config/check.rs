@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use model::{OwnerId, SiteName, VaultName};
+use model::{SiteName, VaultName};
 
 use super::document::{Document, below};
 use super::raw::{RawDaemon, RawIdentity, RawRecipient, RawS3, RawSettings, RawSite, RawVault, SiteKind};
@@ -22,13 +22,6 @@ const SOCKET_LIMIT: usize = 107;
 pub fn settings(document: &mut Document, raw: RawSettings, file: &Path) -> (Settings, PathBuf) {
     let folder = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let ledger = folder.join(raw.ledger.as_deref().unwrap_or(LEDGER));
-    let owner = raw.owner.and_then(|text| match OwnerId::new(text) {
-        Ok(owner) => Some(owner),
-        Err(error) => {
-            document.wrong_value("/owner", error.chain());
-            None
-        }
-    });
     let mut sites = BTreeMap::new();
     for (name, raw) in raw.sites {
         let at = below("/sites", &name);
@@ -47,7 +40,7 @@ pub fn settings(document: &mut Document, raw: RawSettings, file: &Path) -> (Sett
     }
     let daemon = daemon(document, raw.daemon.unwrap_or_default(), folder, &ledger);
     let policies = folder.join(raw.policies.as_deref().unwrap_or("policies"));
-    let settings = Settings { file: file.to_owned(), owner, ledger, sites, vaults, daemon, policies: BTreeMap::new() };
+    let settings = Settings { file: file.to_owned(), ledger, sites, vaults, daemon, policies: BTreeMap::new() };
     (settings, policies)
 }
 

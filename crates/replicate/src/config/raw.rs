@@ -11,9 +11,6 @@ use serde::Deserialize;
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 #[schemars(title = "replicate.toml")]
 pub struct RawSettings {
-    /// Who owns what this installation creates, as the tag `replicate:owner` says. Default: the name of this host.
-    /// Must differ between installations that share a site.
-    pub owner: Option<String>,
     /// Folder of the ledger; relative to this file. Default: `/var/lib/replicate/ledger`.
     pub ledger: Option<String>,
     /// Folder of the policy files; relative to this file. Default: `policies`.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use model::{OwnerId, Policy, PolicyName, SiteName, VaultName};
+use model::{Policy, PolicyName, SiteName, VaultName};
 use serde::Serialize;
 
 pub use super::raw::{RawAccelerator as Accelerator, RawFormat as Format, RawLog as LogForm};
@@ -15,8 +15,6 @@ use super::value::SecretRef;
 pub struct Settings {
     /// The file it came from.
     pub file: PathBuf,
-    /// Who owns what this installation makes; none: the name of this host.
-    pub owner: Option<OwnerId>,
     /// Folder of the ledger.
     pub ledger: PathBuf,
     /// Places that servers run at or are restored to.
