@@ -149,6 +149,14 @@ pub struct Overview {
 }
 
 impl Settings {
+    /// Whether these settings differ from the `old` ones in something that a running daemon cannot change.
+    pub fn needs_restart(&self, old: &Settings) -> bool {
+        self.ledger != old.ledger
+            || self.sites != old.sites
+            || self.vaults != old.vaults
+            || self.daemon != old.daemon
+    }
+
     /// What there is, in names.
     pub fn overview(&self) -> Overview {
         Overview {

@@ -1,0 +1,62 @@
+//! How a command gets its answer: from the daemon that has the ledger, or by opening the ledger itself. The person at
+//! the terminal sees no difference.
+
+use std::sync::Arc;
+
+use model::{Error, Kind, Result};
+
+use crate::client;
+use crate::config::Settings;
+use crate::output::{Printer, Progress};
+use crate::request::{Request, Response, execute};
+use crate::wiring;
+
+/// Carries out a request, with progress on stderr.
+pub async fn ask(settings: &Settings, printer: Printer, request: &Request) -> Result<Response> {
+    let progress = Arc::new(Progress::new(printer));
+    let answer = tokio::select! {
+        answer = answer(settings, &progress, request) => answer,
+        signal = tokio::signal::ctrl_c() => match signal {
+            Ok(()) => Err(interrupted(request)),
+            Err(source) => Err(Error::io("cannot listen for Ctrl-C", source)),
+        },
+    };
+    progress.finish();
+    answer
+}
+
+async fn answer(settings: &Settings, progress: &Arc<Progress>, request: &Request) -> Result<Response> {
+    if let Some(daemon) = client::connect(&settings.daemon.socket).await? {
+        tracing::debug!(socket = %settings.daemon.socket.display(), "the daemon has the ledger, asking it");
+        return daemon.ask(request, progress.as_ref()).await;
+    }
+    let engine = match wiring::engine(settings, Arc::clone(progress) as _).await {
+        Err(error) if error.kind() == Kind::Damaged && matches!(request, Request::Adopt) => {
+            let aside = engine::ledger::set_aside(&settings.ledger)?;
+            tracing::warn!(aside = %aside.display(), why = error.chain(), "the ledger is damaged, beginning an empty one");
+            wiring::engine(settings, Arc::clone(progress) as _).await?
+        }
+        Err(error) if error.kind() == Kind::Damaged && error.advice().is_none() => {
+            return Err(error.hint("rebuild it from vaults and sites with `replicate adopt`"));
+        }
+        other => other?,
+    };
+    execute(&engine, request).await
+}
+
+fn interrupted(request: &Request) -> Error {
+    let error = Error::new(Kind::Cancelled, "interrupted");
+    match request {
+        Request::Run(run) => error
+            .because("the run is parked: what is stored so far stays")
+            .hint(format!("go on where it stopped with `replicate run {}`", run.policy)),
+        Request::RunDue => error
+            .because("the run is parked: what is stored so far stays")
+            .hint("go on where it stopped with `replicate run --due`"),
+        Request::Import(_) => error.hint("what is stored so far is used again when you repeat the import"),
+        Request::Restore(_) | Request::Drill(_) => {
+            error.hint("repeat the restore, or remove what it left with `replicate sweep`")
+        }
+        _ => error,
+    }
+}

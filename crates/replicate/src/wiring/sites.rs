@@ -1,0 +1,32 @@
+//! Opens sites.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use cloud::qemu::{QemuConfig, QemuSite};
+use cloud::{Cloud, RetryOptions, Retrying};
+use model::{Clock, SiteName};
+
+use crate::config::{QemuSettings, SiteSettings};
+
+/// Opens a site, with retries around it. Touches nothing yet.
+pub fn open_site(name: &SiteName, settings: &SiteSettings, clock: &Arc<dyn Clock>) -> Arc<dyn Cloud> {
+    let inner: Arc<dyn Cloud> = match settings {
+        SiteSettings::Qemu(qemu) => Arc::new(QemuSite::new(qemu_config(name, qemu), Arc::clone(clock))),
+    };
+    Arc::new(Retrying::new(inner, RetryOptions::default()))
+}
+
+fn qemu_config(name: &SiteName, settings: &QemuSettings) -> QemuConfig {
+    let sockets = settings.sockets.as_ref().map(|path| match path.is_dir() {
+        true => path.join("*.qmp"),
+        false => path.clone(),
+    });
+    QemuConfig {
+        site: name.clone(),
+        sockets: sockets.unwrap_or_default().display().to_string(),
+        disks: settings.disks.clone().or_else(|| settings.scratch.clone()).unwrap_or_else(|| PathBuf::from("/var/tmp")),
+        scratch: settings.scratch.clone(),
+        scratch_limit: None,
+    }
+}

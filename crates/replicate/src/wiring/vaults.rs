@@ -1,0 +1,79 @@
+//! Opens vaults: the bucket with its retries, and the keys from where they lie.
+
+use std::sync::Arc;
+
+use model::{Clock, Error, Kind, Result, VaultName};
+use vault::bucket::{Bucket, DirBucket, RetryBucket, RetryOptions};
+use vault::{Identity, Options, Recipient, Vault};
+
+use crate::config::{BucketUrl, IdentityRef, RecipientRef, VaultSettings};
+
+/// Opens the bucket of a vault, with retries. With `create`, the folder of a `dir:` vault is made.
+pub async fn open_bucket(settings: &VaultSettings, create: bool) -> Result<Arc<dyn Bucket>> {
+    let inner: Arc<dyn Bucket> = match &settings.url {
+        BucketUrl::Dir(path) if create => Arc::new(DirBucket::create(path)?),
+        BucketUrl::Dir(path) => Arc::new(DirBucket::open(path)?),
+        BucketUrl::S3 { bucket, prefix } => s3_bucket(settings, bucket, prefix).await?,
+    };
+    Ok(Arc::new(RetryBucket::new(inner, RetryOptions::default())))
+}
+
+#[cfg(not(feature = "aws"))]
+async fn s3_bucket(_settings: &VaultSettings, bucket: &str, _prefix: &str) -> Result<Arc<dyn Bucket>> {
+    Err(Error::new(Kind::Invalid, format!("cannot open bucket s3://{bucket}"))
+        .because("this program was built without the feature `aws`")
+        .hint("build it with `cargo build --release --features aws`, or use a `dir:` vault"))
+}
+
+fn options(settings: &VaultSettings, clock: &Arc<dyn Clock>) -> Options {
+    Options { level: settings.compression, threads: settings.threads, ..Options::new(Arc::clone(clock)) }
+}
+
+/// Opens a vault.
+pub async fn open_vault(name: &VaultName, settings: &VaultSettings, clock: &Arc<dyn Clock>) -> Result<Vault> {
+    let mut identities = Vec::new();
+    for reference in &settings.identities {
+        identities.push(identity(reference, name)?);
+    }
+    let missing = |error: Error| match error.kind() {
+        Kind::NotFound => error.within(format!("cannot open vault {name}")).hint(creation_hint(name)),
+        _ => error.within(format!("cannot open vault {name}")),
+    };
+    let bucket = open_bucket(settings, false).await.map_err(missing)?;
+    Vault::open(bucket, &identities, options(settings, clock)).await.map_err(missing)
+}
+
+/// Creates a vault as the configuration describes it.
+pub async fn create_vault(name: &VaultName, settings: &VaultSettings, clock: &Arc<dyn Clock>) -> Result<Vault> {
+    let mut recipients = Vec::new();
+    for reference in &settings.recipients {
+        recipients.push(recipient(reference, name)?);
+    }
+    let within = |error: Error| error.within(format!("cannot create vault {name}"));
+    let bucket = open_bucket(settings, true).await.map_err(within)?;
+    Vault::create(bucket, &recipients, options(settings, clock)).await.map_err(within)
+}
+
+fn creation_hint(name: &VaultName) -> String {
+    format!("create it with `replicate init --vault {name}`")
+}
+
+/// Fetches what opens the vault.
+pub fn identity(reference: &IdentityRef, vault: &VaultName) -> Result<Identity> {
+    Ok(match reference {
+        IdentityRef::Passphrase(secret) => {
+            Identity::Passphrase(secret.read(&format!("the passphrase of vault {vault}"))?)
+        }
+        IdentityRef::Age(secret) => Identity::AgeSecret(secret.read(&format!("the age key of vault {vault}"))?),
+    })
+}
+
+/// Fetches who shall be able to open the vault.
+pub fn recipient(reference: &RecipientRef, vault: &VaultName) -> Result<Recipient> {
+    Ok(match reference {
+        RecipientRef::Passphrase(secret) => {
+            Recipient::Passphrase(secret.read(&format!("the passphrase of vault {vault}"))?)
+        }
+        RecipientRef::Age(public) => Recipient::AgePublic(public.clone()),
+    })
+}
