@@ -232,9 +232,6 @@ pub struct VerifyArgs {
     /// Only what was not read for so many days
     #[arg(long, value_name = "DAYS", conflicts_with = "sample")]
     pub stale: Option<u32>,
-    /// Only that everything is present; read no data
-    #[arg(long, conflicts_with_all = ["sample", "stale"])]
-    pub present: bool,
 }
 
 /// Arguments of `prune`.

@@ -155,7 +155,14 @@ async fn look_at_site(
         for found in conformance::target(cloud.as_ref(), &probe).await {
             let (check, kind) = (format!("{}: {}", found.name, found.promise), None);
             let verdict = found.verdict;
-            findings.0.push(Finding { subject: subject.clone(), check, verdict, detail: found.detail, hint: None, kind });
+            findings.0.push(Finding {
+                subject: subject.clone(),
+                check,
+                verdict,
+                detail: found.detail,
+                hint: None,
+                kind,
+            });
         }
     }
 }

@@ -30,7 +30,9 @@ pub async fn run(context: &Context, args: KeyArgs) -> Outcome {
             let recipient = wiring::recipient(&reference, &name)?;
             let added = open(&settings, &name).await?.add_recipient(&recipient).await?;
             context.printer.result(&added, |added| format!("added {}", line(added)));
-            context.printer.remark(&format!("try it with `replicate key test {name}`, and keep it in the configuration"));
+            context
+                .printer
+                .remark(&format!("try it with `replicate key test {name}`, and keep it in the configuration"));
         }
         KeyCommand::Remove { vault: name, id } => {
             open(&settings, &vault(&settings, &name)?).await?.remove_recipient(&id).await?;

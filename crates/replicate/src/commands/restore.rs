@@ -38,8 +38,11 @@ fn to(settings: &Settings, args: &RestoreArgs) -> Result<RestoreTo> {
     let text = args.to.as_deref().unwrap_or_default();
     if settings.sites.keys().any(|site| site.as_str() == text) {
         if args.disk.is_some() || args.format.is_some() {
-            return Err(Error::new(Kind::Invalid, format!("`--disk` and `--format` are for files, and `{text}` is a site"))
-                .hint(format!("for a file of that name, write `--to ./{text}`")));
+            return Err(Error::new(
+                Kind::Invalid,
+                format!("`--disk` and `--format` are for files, and `{text}` is a site"),
+            )
+            .hint(format!("for a file of that name, write `--to ./{text}`")));
         }
         let name = args.name.clone().map(ServerName::new).transpose()?;
         return Ok(RestoreTo::Site { site: site(settings, text)?, name, launch: args.launch || !args.no_launch });
@@ -56,7 +59,10 @@ fn to(settings: &Settings, args: &RestoreArgs) -> Result<RestoreTo> {
         return Err(error.hint(format!("for a file, write `--to ./{text}` or a name that ends in `.qcow2` or `.raw`")));
     }
     if args.name.is_some() || args.launch || args.no_launch {
-        return Err(Error::new(Kind::Invalid, format!("`--name` and `--launch` are for sites, and `{text}` is a file")));
+        return Err(Error::new(
+            Kind::Invalid,
+            format!("`--name` and `--launch` are for sites, and `{text}` is a file"),
+        ));
     }
     let format = args.format.map(format_of).or(by_name).unwrap_or(FileFormat::Raw);
     Ok(RestoreTo::File { path: absolute(path)?, format, disk: args.disk.clone().map(DiskName::new).transpose()? })

@@ -15,10 +15,9 @@ pub async fn run(context: &Context, args: VerifyArgs) -> Outcome {
         Some(Place::Site(site)) => (None, Some(site)),
         None => (None, None),
     };
-    let scope = match (args.present, args.sample, args.stale) {
-        (true, ..) => CheckScope::Present,
-        (_, Some(percent), _) => CheckScope::Sample(percent),
-        (_, _, Some(days)) => CheckScope::Stale(days),
+    let scope = match (args.sample, args.stale) {
+        (Some(percent), _) => CheckScope::Sample(percent),
+        (_, Some(days)) => CheckScope::Stale(days),
         _ => CheckScope::All,
     };
     let server = args.server.map(ServerName::new).transpose()?;

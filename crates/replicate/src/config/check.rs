@@ -20,7 +20,9 @@ const SOCKET_LIMIT: usize = 107;
 
 /// Checks everything; what is wrong is noted in `document` and left out of the result.
 pub fn settings(document: &mut Document, raw: RawSettings, file: &Path) -> (Settings, PathBuf) {
-    let folder = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // absolute, so that a path means the same to the daemon and in the messages of every command
+    let absolute = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+    let folder = absolute.parent().unwrap_or(Path::new("/"));
     let ledger = folder.join(raw.ledger.as_deref().unwrap_or(LEDGER));
     let mut sites = BTreeMap::new();
     for (name, raw) in raw.sites {
@@ -39,7 +41,9 @@ pub fn settings(document: &mut Document, raw: RawSettings, file: &Path) -> (Sett
         }
     }
     let daemon = daemon(document, raw.daemon.unwrap_or_default(), folder, &ledger);
-    let policies = folder.join(raw.policies.as_deref().unwrap_or("policies"));
+    // as typed: this one is named in messages about mistakes
+    let beside = file.parent().unwrap_or(Path::new(""));
+    let policies = beside.join(raw.policies.as_deref().unwrap_or("policies"));
     let settings = Settings { file: file.to_owned(), ledger, sites, vaults, daemon, policies: BTreeMap::new() };
     (settings, policies)
 }
@@ -71,6 +75,7 @@ fn site(document: &mut Document, raw: RawSite, folder: &Path, at: &str) -> Optio
             disks,
             format: raw.format.unwrap_or(Format::Qcow2),
             accelerator: raw.accelerator.unwrap_or(Accelerator::Auto),
+            bridge: raw.bridge,
         })),
     }
 }

@@ -19,10 +19,10 @@ use model::{Error, Kind, PolicyName, Result};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-pub use document::{FileMistakes, Mistake, suggestion};
+pub use document::{FileMistakes, suggestion};
 pub use settings::{
-    Accelerator, BucketUrl, DaemonSettings, Format, IdentityRef, LogForm, Overview, QemuSettings, RecipientRef,
-    S3Settings, Settings, SiteSettings, VaultSettings,
+    Accelerator, BucketUrl, Format, IdentityRef, LogForm, Overview, QemuSettings, RecipientRef, Settings, SiteSettings,
+    VaultSettings,
 };
 pub use value::{SecretRef, duration};
 

@@ -73,6 +73,8 @@ pub struct RawSite {
     pub format: Option<RawFormat>,
     /// How restored guests are run. Default: `auto`.
     pub accelerator: Option<RawAccelerator>,
+    /// Bridge that restored servers are joined to (`br0`). Default: QEMU's user network.
+    pub bridge: Option<String>,
 }
 
 /// A deduplicated, encrypted store of archives in a bucket.

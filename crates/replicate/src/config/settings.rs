@@ -34,15 +34,6 @@ pub enum SiteSettings {
     Qemu(QemuSettings),
 }
 
-impl SiteSettings {
-    /// The provider's name in the files.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Qemu(_) => "qemu",
-        }
-    }
-}
-
 /// A host with QEMU guests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QemuSettings {
@@ -56,6 +47,8 @@ pub struct QemuSettings {
     pub format: Format,
     /// How restored guests run.
     pub accelerator: Accelerator,
+    /// Bridge that restored guests are joined to.
+    pub bridge: Option<String>,
 }
 
 /// Where a vault's bucket is.
@@ -151,10 +144,7 @@ pub struct Overview {
 impl Settings {
     /// Whether these settings differ from the `old` ones in something that a running daemon cannot change.
     pub fn needs_restart(&self, old: &Settings) -> bool {
-        self.ledger != old.ledger
-            || self.sites != old.sites
-            || self.vaults != old.vaults
-            || self.daemon != old.daemon
+        self.ledger != old.ledger || self.sites != old.sites || self.vaults != old.vaults || self.daemon != old.daemon
     }
 
     /// What there is, in names.

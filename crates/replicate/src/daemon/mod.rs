@@ -87,13 +87,7 @@ pub async fn serve(settings: Settings) -> Result<()> {
 }
 
 /// Waits for signals, and feeds the watchdog meanwhile.
-async fn tend(
-    state: &Arc<State>,
-    term: &mut Signal,
-    int: &mut Signal,
-    hup: &mut Signal,
-    mut settings: Settings,
-) {
+async fn tend(state: &Arc<State>, term: &mut Signal, int: &mut Signal, hup: &mut Signal, mut settings: Settings) {
     let mut pulse = tokio::time::interval(systemd::watchdog().unwrap_or(Duration::from_secs(10)));
     loop {
         tokio::select! {

@@ -83,9 +83,10 @@ mod tests {
     fn numbers() {
         assert_eq!([bytes(0), bytes(1023), bytes(1024), bytes(1536 << 20)], ["0 B", "1023 B", "1.00 KiB", "1.50 GiB"]);
         assert_eq!(bytes(1023 << 20), "1.00 GiB");
-        assert_eq!([seconds(4.16), seconds(61.0), seconds(7200.0), seconds(90_000.0)], [
-            "4.2 s", "1 min 1 s", "2 h", "1 d 1 h"
-        ]);
+        assert_eq!(
+            [seconds(4.16), seconds(61.0), seconds(7200.0), seconds(90_000.0)],
+            ["4.2 s", "1 min 1 s", "2 h", "1 d 1 h"]
+        );
         assert_eq!(parse_size("1GiB"), Some(1 << 30));
         assert_eq!(parse_size("512"), Some(512 << 20));
         assert_eq!(parse_size("many"), None);

@@ -110,7 +110,8 @@ fn doomed(title: &str, replicas: &[DoomedReport]) -> String {
     let mut text = String::new();
     for replica in replicas {
         let after = instant(replica.delete_after);
-        let _ = writeln!(text, "{title}: {} {} at {} (not before {after})", replica.server, replica.point, replica.place);
+        let _ =
+            writeln!(text, "{title}: {} {} at {} (not before {after})", replica.server, replica.point, replica.place);
     }
     text
 }
@@ -300,9 +301,10 @@ fn verify_text(report: &VerifyReport) -> String {
 }
 
 fn prune_text(report: &PruneReport) -> String {
-    let rows = report.kept.iter().map(|kept| {
-        vec![kept.server.to_string(), kept.point.to_string(), kept.place.to_string(), kept.why.clone()]
-    });
+    let rows = report
+        .kept
+        .iter()
+        .map(|kept| vec![kept.server.to_string(), kept.point.to_string(), kept.place.to_string(), kept.why.clone()]);
     let mut text = table(&["server", "kept", "place", "because"], rows.collect());
     text += &doomed("marked", &report.doomed);
     text += &doomed("kept after all", &report.reprieved);

@@ -17,7 +17,7 @@ use crate::config::Settings;
 
 pub use archive::LazyVault;
 pub use sites::open_site;
-pub use vaults::{create_vault, identity, open_bucket, open_vault, recipient};
+pub use vaults::{create_vault, open_bucket, open_vault, recipient};
 
 /// The wall clock. The one place of the program that reads it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -39,7 +39,7 @@ pub fn sites(settings: &Settings, clock: &Arc<dyn Clock>) -> BTreeMap<SiteName, 
 /// stopped by one that cannot be reached.
 pub fn vaults(settings: &Settings, clock: &Arc<dyn Clock>) -> BTreeMap<VaultName, Arc<dyn Archive>> {
     let lazy = |name: &VaultName| -> Arc<dyn Archive> {
-        Arc::new(LazyVault::new(name.clone(), settings, Arc::clone(clock)))
+        Arc::new(LazyVault::new(name.clone(), settings.vaults.get(name).cloned(), Arc::clone(clock)))
     };
     settings.vaults.keys().map(|name| (name.clone(), lazy(name))).collect()
 }

@@ -1,13 +1,12 @@
 //! Opens sites.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use cloud::qemu::{QemuConfig, QemuSite};
+use cloud::qemu::{self, QemuConfig, QemuSite, TargetConfig};
 use cloud::{Cloud, RetryOptions, Retrying};
 use model::{Clock, SiteName};
 
-use crate::config::{QemuSettings, SiteSettings};
+use crate::config::{Accelerator, Format, QemuSettings, SiteSettings};
 
 /// Opens a site, with retries around it. Touches nothing yet.
 pub fn open_site(name: &SiteName, settings: &SiteSettings, clock: &Arc<dyn Clock>) -> Arc<dyn Cloud> {
@@ -22,11 +21,22 @@ fn qemu_config(name: &SiteName, settings: &QemuSettings) -> QemuConfig {
         true => path.join("*.qmp"),
         false => path.clone(),
     });
+    let format = match settings.format {
+        Format::Raw => disk::Format::Raw,
+        Format::Qcow2 => disk::Format::Qcow2,
+    };
+    let accelerator = match settings.accelerator {
+        Accelerator::Auto => qemu::Accelerator::Auto,
+        Accelerator::Kvm => qemu::Accelerator::Kvm,
+        Accelerator::Tcg => qemu::Accelerator::Tcg,
+    };
     QemuConfig {
         site: name.clone(),
         sockets: sockets.unwrap_or_default().display().to_string(),
-        disks: settings.disks.clone().or_else(|| settings.scratch.clone()).unwrap_or_else(|| PathBuf::from("/var/tmp")),
+        disks: settings.disks.clone().or_else(|| settings.scratch.clone()).unwrap_or_else(std::env::temp_dir),
         scratch: settings.scratch.clone(),
         scratch_limit: None,
+        jobs_only: false,
+        target: TargetConfig { format, accelerator, bridge: settings.bridge.clone(), ..TargetConfig::default() },
     }
 }

@@ -59,7 +59,7 @@ fn creation_hint(name: &VaultName) -> String {
 }
 
 /// Fetches what opens the vault.
-pub fn identity(reference: &IdentityRef, vault: &VaultName) -> Result<Identity> {
+fn identity(reference: &IdentityRef, vault: &VaultName) -> Result<Identity> {
     Ok(match reference {
         IdentityRef::Passphrase(secret) => {
             Identity::Passphrase(secret.read(&format!("the passphrase of vault {vault}"))?)
