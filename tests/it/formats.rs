@@ -199,12 +199,21 @@ fn an_increment_on_a_base_of_another_make_is_sound_and_equal() {
             writer.write(9 * LEAF, Bytes::from(vec![3; LEAF as usize])).await.expect("write");
             writer.zero(50 * LEAF, LEAF).await.expect("zero");
             let written = writer.finish().await.expect("finish");
-            assert_eq!((written.root, written.received), (root, LEAF));
+            assert_eq!((written.root, written.received, written.fresh), (root, LEAF, LEAF));
+            // a source without a list of changes sends everything: the base has all but one leaf of it
+            let base = open_file(folder.path().join("base.qcow2"), Format::Qcow2).await.expect("base");
+            let again = folder.path().join(format!("again-{name}"));
+            let writer = create_file(again, format, reader.size(), Some(base)).await.expect("create");
+            let options = TransferOptions::default();
+            let slots = transfer(reader.as_ref(), vec![writer], &options, &Silent).await.expect("transfer");
+            let written = slots.into_iter().next().expect("slot").expect("written");
+            assert_eq!((written.root, written.fresh), (root, LEAF));
         }
     });
     assert!(run("qemu-img", folder.path(), "check -f qcow2 new.qcow2").contains("No errors were found"));
     run("qemu-img", folder.path(), "compare -f raw -F qcow2 wanted.raw new.qcow2");
     run("qemu-img", folder.path(), "compare -f raw -F raw wanted.raw new.raw");
+    run("qemu-img", folder.path(), "compare -f raw -F qcow2 wanted.raw again-new.qcow2");
 }
 
 #[test]

@@ -71,7 +71,7 @@ fn content(leaves: &[u8], tail: usize) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(12))]
 
     #[test]
     fn what_is_written_is_read_in_every_format(

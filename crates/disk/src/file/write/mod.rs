@@ -46,6 +46,8 @@ pub struct FileWriter {
     root: RootBuilder,
     running: FuturesOrdered<JoinHandle<Result<Option<Stored>>>>,
     received: u64,
+    /// Of what was received: what the base does not have at that place.
+    fresh: u64,
 }
 
 impl FileWriter {
@@ -57,7 +59,7 @@ impl FileWriter {
         let place = Place::create(path, format, size)?;
         let layout = Layout::new(format, size, place.is_device());
         let root = RootBuilder::new(size);
-        Ok(Self { place, layout, size, base, cursor: 0, root, running: FuturesOrdered::new(), received: 0 })
+        Ok(Self { place, layout, size, base, cursor: 0, root, running: FuturesOrdered::new(), received: 0, fresh: 0 })
     }
 
     /// Checks that a range continues what has arrived, fills the gap before it, and moves behind it.
@@ -141,6 +143,26 @@ impl FileWriter {
                 first = end;
             }
         }
+    }
+
+    /// Takes data that came although the base may have it: a source without a list of changes sends everything.
+    async fn put_changed(&mut self, base: &dyn DiskRead, offset: u64, data: Bytes) -> Result<()> {
+        let (_, old) = read_padded(base, offset, offset + data.len() as u64).await?;
+        let leaf_at = |from: usize| from..data.len().min(from + LEAF as usize);
+        let mut first = 0;
+        while first < data.len() {
+            let same = data[leaf_at(first)] == old[leaf_at(first)];
+            let mut end = leaf_at(first).end;
+            while end < data.len() && (data[leaf_at(end)] == old[leaf_at(end)]) == same {
+                end = leaf_at(end).end;
+            }
+            let (at, len) = (offset + first as u64, (end - first) as u64);
+            let plain = if same { base.plain_range(at, len) } else { None };
+            self.fresh += if same { 0 } else { len };
+            self.put(at, data.slice(first..end), plain).await?;
+            first = end;
+        }
+        Ok(())
     }
 
     /// Hashes and stores data in the background; what lies plainly in another file is shared with it if it can be.
@@ -227,7 +249,13 @@ impl DiskWrite for FileWriter {
     async fn write(&mut self, offset: u64, data: Bytes) -> Result<()> {
         self.advance(offset, data.len() as u64).await?;
         self.received += data.len() as u64;
-        self.put(offset, data, None).await
+        let Some(base) = self.base.take() else {
+            self.fresh += data.len() as u64;
+            return self.put(offset, data, None).await;
+        };
+        let written = self.put_changed(base.as_ref(), offset, data).await;
+        self.base = Some(base);
+        written
     }
 
     async fn zero(&mut self, offset: u64, len: u64) -> Result<()> {
@@ -244,7 +272,7 @@ impl DiskWrite for FileWriter {
         while !self.running.is_empty() {
             self.settle().await?;
         }
-        let Self { place, layout, root, received, .. } = *self;
+        let Self { place, layout, root, received, fresh, .. } = *self;
         let stored = run(move || {
             let file: Arc<File> = place.file();
             let seal = || layout.seal(&file).and_then(|()| file.sync_all());
@@ -255,6 +283,6 @@ impl DiskWrite for FileWriter {
             Ok(stored)
         })
         .await?;
-        Ok(Written { root: root.finish(), received, fresh: received, stored })
+        Ok(Written { root: root.finish(), received, fresh, stored })
     }
 }
