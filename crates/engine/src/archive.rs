@@ -37,6 +37,9 @@ pub struct ArchiveCheck {
     /// Packs that were read whole, so that a later check by age can leave them out.
     #[serde(default)]
     pub packs: Vec<String>,
+    /// Points of which everything was checked.
+    #[serde(default)]
+    pub points: Vec<PointId>,
     /// Points whose bytes do not fit, and why.
     pub damaged: Vec<(PointId, String)>,
 }
@@ -147,6 +150,7 @@ impl Archive for vault::Vault {
             meter.close();
             check.bytes += report.bytes;
             check.packs.extend(report.packs);
+            check.points.extend(report.points);
             for (point, why) in report.affected {
                 check.damaged.push((PointId::new(point)?, why));
             }

@@ -39,6 +39,11 @@ impl Engine {
         }
     }
 
+    /// Whether the step was ever begun.
+    pub(crate) async fn step_known(&self, run: &RunId, step: &str) -> Result<bool> {
+        Ok(self.ledger.get_raw(Tree::Journal, &key(run, step)).await?.is_some())
+    }
+
     /// Writes the intent.
     pub(crate) async fn step_begin(&self, run: &RunId, step: &str) -> Result<Begun> {
         let key = key(run, step);

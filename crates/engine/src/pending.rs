@@ -30,14 +30,6 @@ impl Engine {
     pub async fn points(&self, _server: Option<&ServerName>) -> Result<Vec<PointReport>> {
         pending("points")
     }
-    /// Restores. [`Kind::NotFound`]: no such point.
-    pub async fn restore(&self, _request: &RestoreRequest) -> Result<RestoreReport> {
-        pending("restore")
-    }
-    /// Restores, checks, measures, destroys. A drill that does not pass is a report with `passed: false`, not an error.
-    pub async fn drill(&self, _request: &DrillRequest) -> Result<DrillReport> {
-        pending("drill")
-    }
     /// Reads replicas back.
     pub async fn verify(&self, _request: &VerifyRequest) -> Result<VerifyReport> {
         pending("verify")

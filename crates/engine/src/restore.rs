@@ -1,9 +1,357 @@
-//! Restore: choose a point, order its replicas, write it somewhere, compare the roots.
+//! Restore: choose a point, try its replicas from the best on, write it somewhere new, compare the roots of what was written. Whatever
+//! fails leaves nothing behind, and the source is never touched.
 
-use disk::DiskRead;
-use model::{DiskName, Error, ImageId, Kind, Place, RestorePoint, Result};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
 
-use crate::Engine;
+use cloud::{ImageDisk, LaunchOptions, Network, Target};
+use disk::{DiskRead, DiskWrite, TransferOptions};
+use model::{
+    DiskName, Error, ImageId, InstanceId, Kind, Place, PointDisk, ReplicaState, RestorePoint, Result, Role, ServerName,
+    SiteName, crash,
+};
+
+use crate::choose::{Restorable, Source};
+use crate::files::Restored;
+use crate::ledger::{self, Batch, Tree};
+use crate::meter::Meter;
+use crate::observe::Event;
+use crate::records::{RunKind, RunRecord, RunState, replica_key};
+use crate::report::disk_label;
+use crate::steps::{disk_step, retire, token};
+use crate::{Engine, Problem, RestoreReport, RestoreRequest, RestoreTo, RunOutcome, Skipped};
+
+/// Steps of a restore. The prefix marks images that are no replicas.
+const IMAGE: &str = "restore-image";
+pub(crate) const LAUNCH: &str = "launch";
+
+/// What was made so far.
+#[derive(Debug, Default)]
+pub(crate) struct Made {
+    pub image: Option<ImageId>,
+    pub instance: Option<InstanceId>,
+    pub files: Vec<PathBuf>,
+    pub bytes: u64,
+}
+
+impl Engine {
+    /// Restores. [`Kind::NotFound`]: there is no such point.
+    pub async fn restore(&self, request: &RestoreRequest) -> Result<RestoreReport> {
+        let began = Instant::now();
+        if let RestoreTo::Site { site, .. } = &request.to {
+            self.target(site)?;
+        }
+        let (choices, skipped, silent) = self.choose(&request.choice).await?;
+        let site = match &request.to {
+            RestoreTo::Site { site, .. } => Some(site.clone()),
+            RestoreTo::File { .. } => None,
+        };
+        let run = self.open_short_run(RunKind::Restore, &request.choice.server, site).await?;
+        let _active = self.activate(&run.id);
+        for message in silent {
+            self.tell(Event::Warning { run: Some(run.id.clone()), message });
+        }
+        let result = self.from_best(&run, choices, skipped, &request.to).await;
+        let mut report = match result {
+            Ok(report) => report,
+            Err(error) => return Err(self.restore_failed(run, error).await),
+        };
+        if let (RestoreTo::Site { site, name, launch: true }, Some(image)) = (&request.to, report.image.clone()) {
+            let name = name.clone().unwrap_or_else(|| report.server.clone());
+            match self.start(&run, site, &image, name).await {
+                Ok(instance) => report.instance = Some(instance),
+                Err(error) => return Err(self.restore_failed(run, error).await),
+            }
+        }
+        self.close_short_run(run, RunOutcome::Done, None, Batch::new()).await?;
+        report.seconds = began.elapsed().as_secs_f64();
+        Ok(report)
+    }
+
+    pub(crate) fn target(&self, site: &SiteName) -> Result<&dyn Target> {
+        let cloud = self.site(site)?;
+        cloud.target().ok_or_else(|| {
+            Error::new(Kind::Invalid, format!("cannot restore to site {site}"))
+                .because(format!("a {} site is not a target", cloud.kind()))
+        })
+    }
+
+    /// Tries points and replicas in order until one can be written whole.
+    async fn from_best(
+        &self,
+        run: &RunRecord,
+        choices: Vec<Restorable>,
+        mut skipped: Vec<Skipped>,
+        to: &RestoreTo,
+    ) -> Result<RestoreReport> {
+        let mut last = None;
+        for restorable in choices {
+            for source in &restorable.replicas {
+                let point = &restorable.point;
+                match self.write(run, point, source, to).await {
+                    Ok(made) => return Ok(report(run, &restorable, source, made, skipped)),
+                    Err(trouble) if !self.may_fall_over(point, source, &trouble).await? => return Err(trouble.error),
+                    Err(trouble) => {
+                        let why = trouble.error.chain();
+                        skipped.push(Skipped { point: point.id.clone(), place: Some(source.place.clone()), why });
+                        last = Some(trouble.error);
+                    }
+                }
+            }
+        }
+        Err(none_whole(last))
+    }
+
+    /// Whether the trouble is the replica's, so that another one may do. A damaged one is noted as such.
+    pub(crate) async fn may_fall_over(&self, point: &RestorePoint, source: &Source, trouble: &Trouble) -> Result<bool> {
+        if !trouble.of_replica {
+            return Ok(false);
+        }
+        let error = &trouble.error;
+        self.tell(Event::FellOver {
+            point: point.id.clone(),
+            from: source.place.to_string(),
+            problem: Problem::from(error),
+        });
+        if error.kind() == Kind::Damaged {
+            let key = replica_key(&point.id, &source.place);
+            let known: Option<model::Replica> = ledger::get(&*self.ledger, Tree::Replicas, &key).await?;
+            if let Some(mut replica) = known {
+                replica.state = ReplicaState::Damaged;
+                let mut batch = Batch::new();
+                batch.put(Tree::Replicas, key, &replica)?;
+                self.ledger.commit(batch).await?;
+            }
+        }
+        Ok(true)
+    }
+
+    async fn write(&self, run: &RunRecord, point: &RestorePoint, source: &Source, to: &RestoreTo) -> Tried<Made> {
+        match to {
+            RestoreTo::Site { site, .. } => self.write_image(run, point, source, site, Role::Replica, IMAGE).await,
+            RestoreTo::File { path, format, disk } => {
+                let disks: Vec<&PointDisk> =
+                    point.disks.iter().filter(|d| disk.as_ref().is_none_or(|name| *name == d.name)).collect();
+                if disks.is_empty() {
+                    return Err(Error::new(Kind::NotFound, format!("no such disk in point {}", point.id))
+                        .hint("see the disks with `replicate inspect`")
+                        .into());
+                }
+                let mut made = Made::default();
+                let mut written = Vec::new();
+                for disk in &disks {
+                    let path = if disks.len() == 1 { path.clone() } else { with_disk(path, &disk.name) };
+                    let (file, writer) = Restored::create(&path, *format, disk.size).await?;
+                    written.push(file);
+                    match self.copy(run, point, source, disk, writer).await {
+                        Ok(bytes) => made.bytes += bytes,
+                        Err(error) => {
+                            written.iter().for_each(Restored::discard);
+                            return Err(error);
+                        }
+                    }
+                }
+                for file in written {
+                    made.files.push(file.keep()?);
+                }
+                Ok(made)
+            }
+        }
+    }
+
+    /// Writes all disks of a point as an image of a site and registers it.
+    pub(crate) async fn write_image(
+        &self,
+        run: &RunRecord,
+        point: &RestorePoint,
+        source: &Source,
+        site: &SiteName,
+        role: Role,
+        step: &str,
+    ) -> Tried<Made> {
+        let target = self.target(site)?;
+        let (mut made, mut disks): (Made, Vec<ImageDisk>) = Default::default();
+        for disk in &point.disks {
+            let token = token(self, run, &disk_step(&disk.name));
+            let (image, writer) = target.create_disk(&disk.name, disk.size, None, &token).await?;
+            made.bytes += self.copy(run, point, source, disk, writer).await?;
+            disks.push(image);
+        }
+        crash::point("restore.register.before");
+        let begun = self.step_begin(&run.id, step).await?;
+        let image = target.register(&disks, point, role, &token(self, run, step)).await?;
+        self.step_finish(&run.id, begun, &image, Batch::new()).await?;
+        crash::point("restore.register.after");
+        made.image = Some(image);
+        Ok(made)
+    }
+
+    /// Copies one disk of a replica and compares the root of what was written with the point's.
+    async fn copy(
+        &self,
+        run: &RunRecord,
+        point: &RestorePoint,
+        source: &Source,
+        disk: &PointDisk,
+        writer: Box<dyn DiskWrite>,
+    ) -> Tried<u64> {
+        let operation = || format!("cannot restore disk {} of point {} from {}", disk.name, point.id, source.place);
+        let broken = |error: Error| Trouble::of_replica(error.within(operation()));
+        let damaged = |why: String| broken(Error::new(Kind::Damaged, why));
+        let opened = open_replica(self, &source.place, source.image.as_ref(), point, &disk.name).await;
+        let reader = opened.map_err(broken)?;
+        if reader.size() != disk.size {
+            return Err(damaged(format!("it has {} bytes, not {}", reader.size(), disk.size)));
+        }
+        let meter = Meter::new(&*self.observer, Some(&run.id), format!("restore {}", disk_label(&disk.name)));
+        crash::point("restore.disk.before");
+        let moved = disk::transfer(&*reader, vec![writer], &TransferOptions::default(), &meter).await;
+        meter.close();
+        crash::point("restore.disk.after");
+        // the transfer fails as a whole only if the reader does; trouble of the writer is in its slot
+        let results = moved.map_err(broken)?;
+        let slot = results.into_iter().next();
+        let written = slot.unwrap_or_else(|| Err(Error::new(Kind::Permanent, operation())))?;
+        if written.root != disk.root {
+            return Err(damaged(format!("what was written has root {}, the point has {}", written.root, disk.root)));
+        }
+        Ok(written.received)
+    }
+
+    async fn start(&self, run: &RunRecord, site: &SiteName, image: &ImageId, name: ServerName) -> Result<InstanceId> {
+        let target = self.target(site)?;
+        let begun = self.step_begin(&run.id, LAUNCH).await?;
+        let options = LaunchOptions { name, network: Network::Site, ports: Vec::new(), ephemeral: false };
+        crash::point("restore.launch.before");
+        let instance = target.launch(image, &options, &token(self, run, LAUNCH)).await?;
+        crash::point("restore.launch.after");
+        self.step_finish(&run.id, begun, &instance, Batch::new()).await?;
+        Ok(instance.id)
+    }
+
+    async fn restore_failed(&self, run: RunRecord, error: Error) -> Error {
+        // an error comes back only after what was made is gone, or is noted for the next sweep
+        if let Err(left) = self.everything_gone(&run).await {
+            tracing::warn!(run = %run.id, error = %left.chain(), "what the restore made is left for the next start");
+            return error;
+        }
+        let problem = Some(Problem::from(&error));
+        if let Err(trouble) = self.close_short_run(run, RunOutcome::Failed, problem, Batch::new()).await {
+            tracing::warn!(error = %trouble.chain(), "cannot close the restore's record");
+        }
+        error
+    }
+
+    /// A run that is not resumed: it is cleaned up if it dies.
+    pub(crate) async fn open_short_run(
+        &self,
+        kind: RunKind,
+        server: &ServerName,
+        site: Option<SiteName>,
+    ) -> Result<RunRecord> {
+        let run = RunRecord {
+            id: self.fresh_run(),
+            kind,
+            policy: None,
+            with: None,
+            server: server.clone(),
+            site,
+            state: RunState::Open,
+            started_at: self.now(),
+            finished_at: None,
+            attempts: 1,
+            outcome: None,
+            destinations: Vec::new(),
+            lost: false,
+            point: None,
+            problem: None,
+            warnings: Vec::new(),
+        };
+        self.save_run(&run).await?;
+        let what = kind.name().to_owned();
+        self.tell(Event::RunStarted { run: run.id.clone(), server: server.clone(), what, resumed: false });
+        Ok(run)
+    }
+
+    /// Closes it, together with what else the batch says.
+    pub(crate) async fn close_short_run(
+        &self,
+        mut run: RunRecord,
+        outcome: RunOutcome,
+        problem: Option<Problem>,
+        mut batch: Batch,
+    ) -> Result<()> {
+        run.problem = problem;
+        retire::close_as(self, &mut run, outcome, &mut batch).await?;
+        self.ledger.commit(batch).await?;
+        self.tell(Event::RunFinished { run: run.id.clone(), outcome, seconds: 0.0 });
+        Ok(())
+    }
+}
+
+/// An error of a restore, and whether it is the replica's own trouble, so that another replica may do.
+pub(crate) struct Trouble {
+    pub error: Error,
+    of_replica: bool,
+}
+
+impl Trouble {
+    pub(crate) fn of_replica(error: Error) -> Self {
+        Self { error, of_replica: true }
+    }
+}
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
+        Self { error, of_replica: false }
+    }
+}
+
+type Tried<T> = std::result::Result<T, Trouble>;
+
+/// The last trouble, worded for a restore that found no replica whole.
+pub(crate) fn none_whole(last: Option<Error>) -> Error {
+    let operation = "cannot restore: no replica can be read whole";
+    let error = match last {
+        Some(error) => Error::new(error.kind(), operation).because(error.chain()),
+        None => Error::new(Kind::NotFound, operation),
+    };
+    error.hint("see which replicas there are with `replicate points`, and check them with `replicate verify`")
+}
+
+fn with_disk(path: &Path, disk: &DiskName) -> PathBuf {
+    let stem = path.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned());
+    let safe = disk.as_str().replace('/', "_");
+    match path.extension() {
+        Some(extension) => path.with_file_name(format!("{stem}-{safe}.{}", extension.to_string_lossy())),
+        None => path.with_file_name(format!("{stem}-{safe}")),
+    }
+}
+
+pub(crate) fn report(
+    run: &RunRecord,
+    restorable: &Restorable,
+    source: &Source,
+    made: Made,
+    skipped: Vec<Skipped>,
+) -> RestoreReport {
+    let point = &restorable.point;
+    RestoreReport {
+        run: run.id.clone(),
+        point: point.id.clone(),
+        taken_at: point.taken_at,
+        server: point.server.clone(),
+        chosen: restorable.chosen.clone(),
+        skipped,
+        from: source.place.clone(),
+        image: made.image,
+        instance: made.instance,
+        files: made.files,
+        disks: point.disks.clone(),
+        bytes: made.bytes,
+        seconds: 0.0,
+    }
+}
 
 /// Opens a disk of a replica for reading everything.
 pub(crate) async fn open_replica(
@@ -14,7 +362,7 @@ pub(crate) async fn open_replica(
     disk: &DiskName,
 ) -> Result<Box<dyn DiskRead>> {
     let operation = || format!("cannot open disk {disk} of point {} at {place}", point.id);
-    match place {
+    let opened = match place {
         Place::Vault(name) => engine.vault(name)?.open_disk(&point.id, disk).await,
         Place::Site(name) => {
             let target = engine.site(name)?.target();
@@ -22,6 +370,6 @@ pub(crate) async fn open_replica(
             let image = image.ok_or_else(|| Error::new(Kind::NotFound, operation()).because("its image is gone"))?;
             target.open_image(image, disk).await
         }
-    }
-    .map_err(|error| error.within(operation()))
+    };
+    opened.map_err(|error| error.within(operation()))
 }

@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use cloud::{Cloud, Resource};
-use model::{Error, Result, Role, crash, tag};
+use model::{Error, Kind, Result, Role, crash, tag};
 
 use crate::ledger::Batch;
 use crate::records::{RunRecord, RunState};
-use crate::steps::{Context, Origin, retire};
+use crate::restore::LAUNCH;
 use crate::{Engine, Problem, RunOutcome, SweepReport, SweptReport};
 
 impl Engine {
@@ -76,8 +76,18 @@ impl Engine {
         }
     }
 
-    /// Deletes all scratch of a run, instances before what they run from, or tells what is left.
+    /// Deletes all scratch of a run, or tells what is left.
     pub(crate) async fn scratch_gone(&self, run: &RunRecord) -> Result<()> {
+        self.gone(run, |resource| resource.role == Role::Scratch).await
+    }
+
+    /// Deletes all that a restore made, the registered image too: it failed, and nobody was told of it.
+    pub(crate) async fn everything_gone(&self, run: &RunRecord) -> Result<()> {
+        self.gone(run, |_| true).await
+    }
+
+    /// Deletes what carries our owner's tag and the run's, instances before what they run from.
+    async fn gone(&self, run: &RunRecord, wanted: impl Fn(&Resource) -> bool) -> Result<()> {
         let mut trouble = None;
         for site in self.sites.values() {
             let mut owned = match site.owned().await {
@@ -87,7 +97,11 @@ impl Engine {
                     continue;
                 }
             };
-            owned.retain(|r| self.is_own_scratch(r) && r.tags.get(tag::RUN).is_some_and(|id| id == run.id.as_str()));
+            let of_run = |r: &Resource| {
+                let tagged = |key: &str, value: &str| r.tags.get(key).is_some_and(|text| text == value);
+                tagged(tag::OWNER, self.owner.as_str()) && tagged(tag::RUN, run.id.as_str())
+            };
+            owned.retain(|resource| of_run(resource) && wanted(resource));
             owned.sort_by_key(|resource| match resource.kind.as_str() {
                 "instance" => 0,
                 "image" => 1,
@@ -102,22 +116,20 @@ impl Engine {
         trouble.map_or(Ok(()), Err)
     }
 
-    /// Ends a restore or drill that died: its scratch goes, its record is closed.
-    pub(crate) async fn clean_up(&self, run: RunRecord) -> Result<()> {
-        if let Err(error) = self.scratch_gone(&run).await {
+    /// Ends a restore or drill that died. What it made goes; only a server whose launch had begun stays with its image, because somebody may
+    /// use it already.
+    pub(crate) async fn clean_up(&self, mut run: RunRecord) -> Result<()> {
+        let launched = self.step_known(&run.id, LAUNCH).await? && run.kind == crate::RunKind::Restore;
+        let gone = if launched { self.scratch_gone(&run).await } else { self.everything_gone(&run).await };
+        if let Err(error) = gone {
             // stays open, so that the next start tries again
-            let mut run = run;
             run.problem = Some(Problem::from(&error));
             return self.save_run(&run).await;
         }
-        let mut context = Context { engine: self, run, origin: Origin::None, cursor: None };
-        context.run.problem.get_or_insert_with(|| {
-            let error = Error::new(model::Kind::Cancelled, format!("run {} was interrupted", context.run.id));
-            Problem::from(&error)
-        });
-        context.run.outcome = Some(RunOutcome::Failed);
-        let mut batch = Batch::new();
-        retire::close(&mut context, &mut batch).await?;
-        self.ledger.commit(batch).await
+        let mut error = Error::new(Kind::Cancelled, format!("{} {} was interrupted", run.kind.name(), run.id));
+        if launched {
+            error = error.because("its server was being launched, and was left as it is");
+        }
+        self.close_short_run(run, RunOutcome::Failed, Some(Problem::from(&error)), Batch::new()).await
     }
 }

@@ -24,8 +24,6 @@ pub(crate) enum Origin {
     Site(Arc<dyn Cloud>),
     /// Disk images on this host.
     Files(ImportRequest),
-    /// Nothing: the run is only to be closed.
-    None,
 }
 
 /// What the steps of one run share.
@@ -58,7 +56,7 @@ impl Context<'_> {
     /// The source, if the bytes come from a site.
     pub(crate) fn source(&self) -> Result<Option<&dyn Source>> {
         match &self.origin {
-            Origin::Files(_) | Origin::None => Ok(None),
+            Origin::Files(_) => Ok(None),
             Origin::Site(site) => site.source().map(Some).ok_or_else(|| {
                 Error::new(Kind::Invalid, format!("cannot capture servers of site {}", site.site()))
                     .because(format!("a {} site is not a source", site.kind()))
@@ -85,7 +83,6 @@ impl Context<'_> {
                 })?;
                 crate::files::open(file, request.format).await
             }
-            Origin::None => Err(Error::new(Kind::Permanent, format!("cannot open disk {name}"))),
         }
     }
 

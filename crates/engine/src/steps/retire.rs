@@ -5,8 +5,8 @@ use model::{Result, crash};
 
 use super::Context;
 use crate::ledger::{self, Batch, Tree};
-use crate::records::{CursorRecord, HoldRecord, RunState};
-use crate::{DestinationState, RunOutcome};
+use crate::records::{CursorRecord, HoldRecord, RunRecord, RunState};
+use crate::{DestinationState, Engine, RunOutcome};
 
 /// Ledger name.
 pub(crate) const NAME: &str = "retire";
@@ -47,18 +47,25 @@ fn cursor(context: &Context<'_>, capture: &Capture) -> Option<CursorRecord> {
     })
 }
 
-/// Closes the run's record, lets go of what it held and drops its journal, all in one batch.
+/// Closes the run's record by what its destinations say.
 pub(crate) async fn close(context: &mut Context<'_>, batch: &mut Batch) -> Result<()> {
-    let engine = context.engine;
-    let run = &mut context.run;
+    let outcome = outcome(&context.run);
+    close_as(context.engine, &mut context.run, outcome, batch).await
+}
+
+/// Closes a run's record, lets go of what it held and drops its journal, all in one batch.
+pub(crate) async fn close_as(
+    engine: &Engine,
+    run: &mut RunRecord,
+    outcome: RunOutcome,
+    batch: &mut Batch,
+) -> Result<()> {
     run.state = RunState::Closed;
     run.finished_at = Some(engine.now());
-    for destination in &mut run.destinations {
-        if destination.state != DestinationState::Done {
-            destination.state = DestinationState::GivenUp;
-        }
+    for destination in run.destinations.iter_mut().filter(|d| d.state != DestinationState::Done) {
+        destination.state = DestinationState::GivenUp;
     }
-    run.outcome = Some(outcome(run));
+    run.outcome = Some(outcome);
     batch.put(Tree::Runs, run.id.as_str(), run)?;
     let holds: Vec<(String, HoldRecord)> = ledger::scan(&*engine.ledger, Tree::Holds, "").await?;
     for (key, _) in holds.into_iter().filter(|(_, hold)| hold.run == run.id) {
@@ -68,7 +75,7 @@ pub(crate) async fn close(context: &mut Context<'_>, batch: &mut Batch) -> Resul
 }
 
 /// How a run stands, by its destinations.
-pub(crate) fn outcome(run: &crate::RunRecord) -> RunOutcome {
+pub(crate) fn outcome(run: &RunRecord) -> RunOutcome {
     let done = run.destinations.iter().filter(|d| d.state == DestinationState::Done).count();
     match done {
         0 => RunOutcome::Failed,
