@@ -118,9 +118,8 @@ impl Engine {
         let proof_limit = seconds(policy.and_then(|policy| policy.objectives.proof));
         let within = |age: Option<i64>, limit: Option<i64>| limit.map(|limit| age.is_some_and(|age| age <= limit));
         let name = policy.map(|policy| &policy.name);
-        let mine = |run: &&RunRecord| {
-            run.server == *server && run.policy.as_ref() == name && run.kind == RunKind::Replicate
-        };
+        let mine =
+            |run: &&RunRecord| run.server == *server && run.policy.as_ref() == name && run.kind == RunKind::Replicate;
         let open = runs.iter().filter(mine).find(|run| run.state == RunState::Open);
         let last = runs.iter().filter(mine).filter(|run| run.state == RunState::Closed).max_by_key(|r| r.finished_at);
         let good = |p: &&RestorePoint| p.server == *server && catalogue.of(&p.id).any(|r| r.state.is_good());

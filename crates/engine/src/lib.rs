@@ -3,8 +3,10 @@
 //! Owns what happens when, and what must survive a crash. Must not know a provider, an object store, a file format or
 //! the command line.
 
+mod adopt;
 mod archive;
 mod calendar;
+mod catalogue;
 mod check;
 mod choose;
 mod destinations;
@@ -19,7 +21,6 @@ mod ladder;
 pub mod ledger;
 mod meter;
 mod observe;
-mod pending;
 mod plan;
 mod probe;
 mod proof;
@@ -29,8 +30,11 @@ mod report;
 mod request;
 mod restore;
 mod run;
+mod schedule;
+mod scrub;
 mod steps;
 mod sweep;
+mod upkeep;
 
 pub use archive::{Archive, ArchiveCheck, ArchiveWriter, CheckScope, Collected};
 pub use calendar::{Calendar, Due};
@@ -44,3 +48,4 @@ pub use records::{
 };
 pub use report::*;
 pub use request::*;
+pub use upkeep::*;

@@ -1,12 +1,297 @@
 //! Retention, in two phases: doomed (journalled, visible in `plan`, cancellable), grace, guards evaluated again at delete time, delete,
 //! tombstone.
+//!
+//! Only checked replicas count. The last good replica of a server, and its newest, are never deleted, whatever the rules say.
 
-use model::{Place, RestorePoint, Result, crash};
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::Engine;
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+use model::{Candidate, Error, Kind, Place, PointId, Policy, Replica, ReplicaState, RestorePoint, Result, crash};
+
+use crate::catalogue::Catalogue;
+use crate::ledger::{self, Batch, Tree};
+use crate::records::{HoldRecord, TombstoneRecord, point_key, replica_key};
 use crate::steps::register;
+use crate::{DoomedReport, Engine, KeptReport, Problem, PruneReport, PruneRequest};
 
-/// Deletes a replica where it is; absent is success. Guards are the caller's.
+/// At least so many deletions are allowed in one go; beyond, a tenth of all replicas: a wrong policy must not empty a house at once.
+const FEW: usize = 3;
+
+/// One replica and what retention thinks of it.
+struct Verdict {
+    point: RestorePoint,
+    replica: Replica,
+    /// Why it stays; none: it may go.
+    keep: Option<String>,
+}
+
+impl Engine {
+    /// Dooms what the policies no longer keep, reprieves what they keep again, deletes what has been doomed for long enough.
+    pub async fn prune(&self, request: &PruneRequest) -> Result<PruneReport> {
+        let _one = self.occupy("prune".to_owned())?;
+        let mut report = PruneReport::default();
+        if let Some(point) = &request.keep {
+            self.hold(point).await?;
+        }
+        let catalogue = self.catalogue().await?;
+        let held = self.holds().await?;
+        let mut deleted = false;
+        let mut allowed = FEW.max(catalogue.replicas.len() / 10);
+        let (mut ripe, mut bar) = (Vec::new(), None);
+        for verdict in self.verdicts(&catalogue, &held, request) {
+            let doomed = self.doomed_report(&verdict.point, &verdict.replica);
+            match (&verdict.keep, verdict.replica.doomed_at) {
+                (Some(why), doomed_at) => {
+                    if doomed_at.is_some() {
+                        self.reprieve(&verdict.replica, request.dry).await?;
+                        report.reprieved.push(doomed);
+                    }
+                    report.kept.push(kept(&verdict, why));
+                }
+                (None, None) => {
+                    self.doom(&verdict.replica, request.dry).await?;
+                    report.doomed.push(doomed);
+                }
+                (None, Some(at)) if self.is_ripe(at) => ripe.push((verdict, doomed)),
+                (None, Some(_)) => report.doomed.push(doomed),
+            }
+        }
+        for (verdict, doomed) in ripe {
+            if request.dry || allowed == 0 {
+                bar = (!request.dry).then_some("more replicas are due than may be deleted at once");
+                report.doomed.push(doomed);
+                continue;
+            }
+            match self.execute_doom(&verdict).await {
+                Ok(()) => {
+                    (allowed, deleted) = (allowed - 1, true);
+                    report.deleted.push(doomed);
+                }
+                Err(error) => {
+                    report.problems.push(Problem::from(&error));
+                    report.doomed.push(doomed);
+                }
+            }
+        }
+        if let Some(bar) = bar {
+            let error = Error::new(Kind::Quota, "some doomed replicas were left").because(bar);
+            report.problems.push(Problem::from(&error.hint("run `replicate prune` again if that is what you want")));
+        }
+        if (request.collect || deleted) && !request.dry {
+            self.collect(&mut report).await;
+        }
+        Ok(report)
+    }
+
+    /// What retention will delete, and when.
+    pub(crate) async fn doomed(&self) -> Result<Vec<DoomedReport>> {
+        let catalogue = self.catalogue().await?;
+        let doomed = catalogue.replicas.iter().filter(|replica| replica.doomed_at.is_some());
+        let reports = doomed.filter_map(|r| catalogue.points.get(&r.point).map(|point| self.doomed_report(point, r)));
+        Ok(reports.collect())
+    }
+
+    fn doomed_report(&self, point: &RestorePoint, replica: &Replica) -> DoomedReport {
+        let doomed_at = replica.doomed_at.unwrap_or_else(|| self.now());
+        let grace = SignedDuration::try_from(self.settings.replica_grace).unwrap_or(SignedDuration::MAX);
+        DoomedReport {
+            server: point.server.clone(),
+            point: point.id.clone(),
+            place: replica.place.clone(),
+            doomed_at,
+            delete_after: doomed_at.saturating_add(grace).unwrap_or(doomed_at),
+        }
+    }
+
+    /// Whether the grace is over. A mark from the future was made under a wrong clock: it is not believed.
+    fn is_ripe(&self, doomed_at: Timestamp) -> bool {
+        let age = self.now().duration_since(doomed_at);
+        SignedDuration::try_from(self.settings.replica_grace).is_ok_and(|grace| age >= grace)
+    }
+
+    /// Every replica of the servers asked for, with what its policy says. Pure but for the policies.
+    fn verdicts(&self, catalogue: &Catalogue, held: &BTreeSet<PointId>, request: &PruneRequest) -> Vec<Verdict> {
+        let policies = self.policies();
+        let mut groups: BTreeMap<_, Vec<(&RestorePoint, &Replica)>> = BTreeMap::new();
+        for replica in &catalogue.replicas {
+            let Some(point) = catalogue.points.get(&replica.point) else { continue };
+            if request.server.as_ref().is_none_or(|server| *server == point.server) {
+                let key = (point.server.clone(), replica.place.clone(), point.policy.clone());
+                groups.entry(key).or_default().push((point, replica));
+            }
+        }
+        let mut verdicts = Vec::new();
+        for ((_, _, policy), members) in groups {
+            let policy = policy.and_then(|name| policies.iter().find(|policy| policy.name == name));
+            let keeps = policy.map(|policy| self.decide(policy, &members));
+            for (point, replica) in members {
+                let keep = match &keeps {
+                    None => Some("no policy in force says how long to keep it".to_owned()),
+                    Some(_) if held.contains(&point.id) => Some("a run or a person holds it".to_owned()),
+                    Some(keeps) => keeps.get(&point.id).cloned(),
+                };
+                verdicts.push(Verdict { point: point.clone(), replica: replica.clone(), keep });
+            }
+        }
+        verdicts
+    }
+
+    fn decide(&self, policy: &Policy, members: &[(&RestorePoint, &Replica)]) -> BTreeMap<PointId, String> {
+        let candidates: Vec<Candidate> = members
+            .iter()
+            .map(|(point, replica)| Candidate {
+                id: point.id.clone(),
+                taken_at: point.taken_at,
+                good: is_checked(replica),
+            })
+            .collect();
+        let zone = policy.schedule.as_ref().and_then(|schedule| TimeZone::get(&schedule.timezone).ok());
+        let decision = policy.keep.decide(&candidates, self.now(), &zone.unwrap_or(TimeZone::UTC));
+        let reason = |kept: model::Kept| {
+            let reasons: Vec<String> = kept.reasons.iter().map(ToString::to_string).collect();
+            (kept.point.id, reasons.join(", "))
+        };
+        decision.keep.into_iter().map(reason).collect()
+    }
+
+    async fn holds(&self) -> Result<BTreeSet<PointId>> {
+        let holds: Vec<(String, HoldRecord)> = ledger::scan(&*self.ledger, Tree::Holds, "").await?;
+        Ok(holds.iter().filter_map(|(key, _)| PointId::new(key.split('/').next()?).ok()).collect())
+    }
+
+    /// Keeps a point until somebody takes the hold off.
+    async fn hold(&self, point: &PointId) -> Result<()> {
+        if !self.catalogue().await?.points.contains_key(point) {
+            return Err(Error::new(Kind::NotFound, format!("no restore point {point}"))
+                .hint("see what there is with `replicate points`"));
+        }
+        let hold = HoldRecord { run: point.run(), why: "kept on request".to_owned(), since: self.now() };
+        let mut batch = Batch::new();
+        batch.put(Tree::Holds, format!("{point}/kept"), &hold)?;
+        self.ledger.commit(batch).await
+    }
+
+    async fn doom(&self, replica: &Replica, dry: bool) -> Result<()> {
+        let doomed = Replica { doomed_at: Some(self.now()), ..replica.clone() };
+        let state = if is_checked(replica) { ReplicaState::Doomed } else { replica.state };
+        self.put_replica(&Replica { state, ..doomed }, dry).await
+    }
+
+    async fn reprieve(&self, replica: &Replica, dry: bool) -> Result<()> {
+        let state = match (replica.state, replica.proven_at, replica.verified_at) {
+            (ReplicaState::Doomed, Some(_), _) => ReplicaState::Proven,
+            (ReplicaState::Doomed, None, Some(_)) => ReplicaState::Verified,
+            (ReplicaState::Doomed, None, None) => ReplicaState::Committed,
+            (state, ..) => state,
+        };
+        self.put_replica(&Replica { doomed_at: None, state, ..replica.clone() }, dry).await
+    }
+
+    async fn put_replica(&self, replica: &Replica, dry: bool) -> Result<()> {
+        if dry {
+            return Ok(());
+        }
+        let mut batch = Batch::new();
+        batch.put(Tree::Replicas, replica_key(&replica.point, &replica.place), replica)?;
+        self.ledger.commit(batch).await
+    }
+
+    /// Deletes a doomed replica if every guard allows it now.
+    async fn execute_doom(&self, verdict: &Verdict) -> Result<()> {
+        let (point, replica) = (&verdict.point, &verdict.replica);
+        let guards = self.guards(point, replica).await.map_err(|error| {
+            error.within(format!("point {} at {} is doomed, and stays for now", point.id, replica.place))
+        })?;
+        remove(self, &replica.place, point).await?;
+        let tombstone =
+            TombstoneRecord { replica: replica.clone(), server: point.server.clone(), deleted_at: self.now(), guards };
+        let key = replica_key(&point.id, &replica.place);
+        let mut batch = Batch::new();
+        batch.delete(Tree::Replicas, &key);
+        batch.put(Tree::Tombstones, &key, &tombstone)?;
+        let catalogue = self.catalogue().await?;
+        if catalogue.of(&point.id).all(|other| other.place == replica.place) {
+            batch.delete(Tree::Points, point_key(point));
+        }
+        self.ledger.commit(batch).await
+    }
+
+    /// Everything that may forbid a deletion, looked at now. What was looked at goes into the tombstone.
+    async fn guards(&self, point: &RestorePoint, replica: &Replica) -> Result<Vec<String>> {
+        let refuse = |why: String| Error::new(Kind::Invalid, why);
+        if self.holds().await?.contains(&point.id) {
+            return Err(refuse("a run or a person holds it".to_owned()));
+        }
+        // a place that cannot be listed completely decides nothing
+        let here = self.held(&replica.place).await?;
+        let catalogue = self.catalogue().await?;
+        let mut survivors = Vec::new();
+        for other in &catalogue.replicas {
+            let of_server = catalogue.points.get(&other.point).filter(|p| p.server == point.server);
+            let same = other.point == point.id && other.place == replica.place;
+            if let (Some(of_server), false, true, true) =
+                (of_server, same, other.state.is_good(), other.doomed_at.is_none())
+            {
+                survivors.push((of_server, other));
+            }
+        }
+        let at_place = |(_, other): &&(&RestorePoint, &Replica)| other.place == replica.place;
+        let newer = survivors.iter().filter(at_place).any(|(p, _)| p.taken_at > point.taken_at);
+        if is_checked(replica) && !newer {
+            return Err(refuse(format!(
+                "it is the newest verified one of server {} at {}",
+                point.server, replica.place
+            )));
+        }
+        let mut seen = 0;
+        for (survivor, other) in &survivors {
+            let held = if other.place == replica.place { here.clone() } else { self.held(&other.place).await? };
+            if held.iter().any(|held| held.point == **survivor) {
+                seen += 1;
+                break;
+            }
+        }
+        if seen == 0 {
+            return Err(refuse(format!("no other verified replica of server {} was found in its place", point.server)));
+        }
+        Ok(vec![
+            "not held".to_owned(),
+            format!("{} lists {} points", replica.place, here.len()),
+            format!("{} other verified replicas of server {}", survivors.len(), point.server),
+            "a newer verified one is there".to_owned(),
+        ])
+    }
+
+    async fn collect(&self, report: &mut PruneReport) {
+        for (name, vault) in &self.vaults {
+            match vault.collect(self.settings.pack_grace).await {
+                Ok(collected) => report.collected.push((name.clone(), collected)),
+                Err(error) => {
+                    report.problems.push(Problem::from(&error.within(format!("cannot collect vault {name}"))))
+                }
+            }
+        }
+    }
+}
+
+/// Whether the bytes were checked and no damage is known; a doomed replica may still be that.
+fn is_checked(replica: &Replica) -> bool {
+    let good = replica.state.is_good() || replica.state == ReplicaState::Doomed;
+    good && replica.verified_at.is_some()
+}
+
+fn kept(verdict: &Verdict, why: &str) -> KeptReport {
+    KeptReport {
+        server: verdict.point.server.clone(),
+        point: verdict.point.id.clone(),
+        place: verdict.replica.place.clone(),
+        why: why.to_owned(),
+    }
+}
+
+/// Deletes a replica where it is; absent is success. Guards are the caller's, but for one: an image that another installation made is
+/// refused.
 pub(crate) async fn remove(engine: &Engine, place: &Place, point: &RestorePoint) -> Result<()> {
     match place {
         Place::Vault(name) => {
@@ -19,6 +304,11 @@ pub(crate) async fn remove(engine: &Engine, place: &Place, point: &RestorePoint)
             let Some(image) = register::find(engine, place, point).await? else { return Ok(()) };
             let owned = site.owned().await?;
             for resource in owned.iter().filter(|r| r.kind == "image" && r.id == image.as_str()) {
+                let ours = resource.tags.get(model::tag::OWNER).is_some_and(|owner| owner == engine.owner.as_str());
+                if !ours {
+                    return Err(Error::new(Kind::Denied, format!("cannot delete image {image} at {place}"))
+                        .because("another installation made it"));
+                }
                 crash::point("prune.delete.before");
                 site.delete(resource).await?;
                 crash::point("prune.delete.after");

@@ -68,11 +68,9 @@ impl Engine {
     }
 
     pub(crate) async fn run_server(&self, policy: &Policy, server: ServerName) -> Result<RunReport> {
-        let open = self.open_run(&policy.name, &server).await?;
         let Ok(_busy) = self.occupy(busy_name(&policy.name, &server)) else {
-            return Ok(self.already_running(policy, server, open));
+            return self.already_running(policy, server).await;
         };
-        // read again: whoever had it may have closed it
         let open = self.open_run(&policy.name, &server).await?;
         if let Some(run) = open {
             let report = self.execute(run).await?;
@@ -93,7 +91,7 @@ impl Engine {
         self.execute(run).await
     }
 
-    fn begin(&self, policy: &Policy, server: ServerName) -> RunRecord {
+    pub(crate) fn begin(&self, policy: &Policy, server: ServerName) -> RunRecord {
         RunRecord {
             id: self.fresh_run(),
             kind: RunKind::Replicate,
@@ -124,11 +122,19 @@ impl Engine {
         Ok(self.runs().await?.into_iter().find(fits))
     }
 
-    fn already_running(&self, policy: &Policy, server: ServerName, open: Option<RunRecord>) -> RunReport {
+    pub(crate) async fn already_running(&self, policy: &Policy, server: ServerName) -> Result<RunReport> {
+        let open = self.open_run(&policy.name, &server).await?;
         let run = open.unwrap_or_else(|| self.begin(policy, server));
         let mut report = report(&run, 0.0, false);
         report.outcome = RunOutcome::AlreadyRunning;
-        report
+        Ok(report)
+    }
+
+    /// Gives up what the open run of a server still waits for; what it committed stays. The caller has occupied the server.
+    pub(crate) async fn abandon(&self, policy: &PolicyName, server: &ServerName) -> Result<()> {
+        let Some(run) = self.open_run(policy, server).await? else { return Ok(()) };
+        let mut context = self.context(run).await?;
+        self.give_up(&mut context).await
     }
 
     async fn was_lost(&self, report: &RunReport) -> Result<bool> {
@@ -235,7 +241,9 @@ impl Engine {
 
     async fn give_up(&self, context: &mut Context<'_>) -> Result<()> {
         let capture: Option<Capture> = self.step_done(&context.run.id, capture::NAME).await?;
-        if let Err(error) = retire::run(context, capture.as_ref(), false).await {
+        // a lost capture's cursor may be lost too; that of one that held to the end is the base of the committed point
+        let keep_base = !context.run.lost && retire::outcome(&context.run) != RunOutcome::Failed;
+        if let Err(error) = retire::run(context, capture.as_ref(), keep_base).await {
             // the sweep releases what is left of it
             tracing::warn!(run = %context.run.id, error = %error.chain(), "cannot release the capture");
             let mut batch = ledger::Batch::new();

@@ -90,7 +90,8 @@ impl Archive for MemoryArchive {
             _ => true,
         };
         let damaged = state.damaged.iter().filter(|id| wanted(id)).map(|id| (id.clone(), "a bit flipped".to_owned()));
-        Ok(ArchiveCheck { bytes: 1, packs: Vec::new(), damaged: damaged.collect() })
+        let points = state.points.keys().filter(|id| wanted(id) && !state.damaged.contains(id)).cloned().collect();
+        Ok(ArchiveCheck { bytes: 1, packs: Vec::new(), points, damaged: damaged.collect() })
     }
 
     async fn forget(&self, point: &PointId) -> Result<()> {

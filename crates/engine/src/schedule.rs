@@ -1,0 +1,112 @@
+//! When what is due runs: every occurrence once. The occurrence is recorded in the commit that opens its run, so a crash neither repeats nor
+//! loses it.
+
+use jiff::Timestamp;
+use model::{Error, Policy, Result, ServerName};
+
+use crate::calendar::{Calendar, Due};
+use crate::engine::busy_name;
+use crate::ledger::{self, Batch, Tree};
+use crate::records::{OccurrenceRecord, policy_key};
+use crate::{Engine, Event, Problem, RunOutcome, RunsReport};
+
+impl Engine {
+    /// Runs everything that is due now, once. A server that is seen for the first time waits for its next occurrence. Trouble of one policy is
+    /// told, and the others go on.
+    pub async fn run_due(&self) -> Result<RunsReport> {
+        let mut report = RunsReport::default();
+        for policy in self.policies().iter() {
+            let Some(schedule) = &policy.schedule else { continue };
+            let due = match (Calendar::new(schedule), self.covered(policy, None).await) {
+                (Ok(calendar), Ok(servers)) => {
+                    let mut due = Vec::new();
+                    for server in servers {
+                        if let Some(occurrence) = self.occurrence(&calendar, policy, &server.name).await? {
+                            due.push((server.name, occurrence));
+                        }
+                    }
+                    due
+                }
+                (Err(error), _) | (_, Err(error)) => {
+                    self.warn(&error.within(format!("cannot run policy {}", policy.name)));
+                    continue;
+                }
+            };
+            for (server, occurrence) in due {
+                report.runs.push(self.run_occurrence(policy, server, occurrence).await?);
+            }
+        }
+        Ok(report)
+    }
+
+    /// When the next run of any policy is due, as far as servers are known.
+    pub async fn next_due(&self) -> Result<Option<Timestamp>> {
+        let now = self.now();
+        let mut next = None;
+        for policy in self.policies().iter() {
+            let Some(calendar) = policy.schedule.as_ref().and_then(|schedule| Calendar::new(schedule).ok()) else {
+                continue;
+            };
+            if let Some(at) = calendar.next_after(now) {
+                next = Some(next.map_or(at, |before: Timestamp| before.min(at)));
+            }
+        }
+        Ok(next)
+    }
+
+    /// When a server's next run under a policy is due, its jitter included.
+    pub(crate) fn next_of(&self, policy: &Policy, server: &ServerName, now: Timestamp) -> Option<Timestamp> {
+        let calendar = Calendar::new(policy.schedule.as_ref()?).ok()?;
+        let at = calendar.next_after(now)?;
+        at.checked_add(calendar.jitter(server)).ok()
+    }
+
+    /// The occurrence that is due for a server. What is forgotten, or seen for the first time, is recorded at once.
+    async fn occurrence(&self, calendar: &Calendar, policy: &Policy, server: &ServerName) -> Result<Option<Timestamp>> {
+        let key = policy_key(&policy.name, server);
+        let now = self.now();
+        let record: Option<OccurrenceRecord> = ledger::get(&*self.ledger, Tree::Occurrences, &key).await?;
+        let handled = match record {
+            Some(record) => match calendar.due(server, record.handled, now) {
+                Due::Not => return Ok(None),
+                Due::Run { occurrence, .. } => return Ok(Some(occurrence)),
+                Due::Forget { occurrence, .. } => occurrence,
+            },
+            None => now,
+        };
+        let mut batch = Batch::new();
+        batch.put(Tree::Occurrences, key, &OccurrenceRecord { handled, run: None })?;
+        self.ledger.commit(batch).await?;
+        Ok(None)
+    }
+
+    async fn run_occurrence(
+        &self,
+        policy: &Policy,
+        server: ServerName,
+        occurrence: Timestamp,
+    ) -> Result<crate::RunReport> {
+        let Ok(_busy) = self.occupy(busy_name(&policy.name, &server)) else {
+            return self.already_running(policy, server).await;
+        };
+        // an older point that some destination still lacks comes first; if it cannot be finished now, the newer point matters more
+        if let Some(run) = self.open_run(&policy.name, &server).await? {
+            let report = self.execute(run).await?;
+            if report.outcome != RunOutcome::Done {
+                self.abandon(&policy.name, &server).await?;
+            }
+        }
+        let run = self.begin(policy, server.clone());
+        let record = OccurrenceRecord { handled: occurrence, run: Some(run.id.clone()) };
+        let mut batch = Batch::new();
+        batch.put(Tree::Occurrences, policy_key(&policy.name, &server), &record)?;
+        batch.put(Tree::Runs, run.id.as_str(), &run)?;
+        self.ledger.commit(batch).await?;
+        self.execute(run).await
+    }
+
+    fn warn(&self, error: &Error) {
+        let problem = Problem::from(error);
+        self.tell(Event::Warning { run: None, message: problem.message });
+    }
+}
