@@ -9,6 +9,7 @@
 //! | `manifests/<server hash>/<point>.<version>` | a restore point: the commit point |
 //! | `damaged/<pack>.<random>` | frames of a pack that do not read back |
 //! | `tombs/<pack>` | the collector has condemned the pack |
+//! | `clock/<random>` | nothing: its date tells a collector the store's time; removed at once |
 //!
 //! No name of a server gets into a key: `<server hash>` is a keyed hash, and a point's id is a time and random bits.
 
@@ -30,6 +31,8 @@ pub const MANIFESTS: &str = "manifests/";
 pub const DAMAGED: &str = "damaged/";
 /// Prefix of tombstones.
 pub const TOMBS: &str = "tombs/";
+/// Prefix of objects by which the collector reads the store's clock.
+pub const CLOCK: &str = "clock/";
 
 /// The name of a pack: 128 random bits, never used twice.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -6,6 +6,7 @@
 pub mod bucket;
 mod cipher;
 mod codec;
+mod collect;
 mod index;
 mod keys;
 pub mod layout;
@@ -22,6 +23,7 @@ mod verify;
 mod work;
 mod writer;
 
+pub use collect::CollectReport;
 pub use keys::{Identity, Recipient, RecipientInfo};
 pub use layout::PackId;
 pub use options::{Options, Progress, Quiet};

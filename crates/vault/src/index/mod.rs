@@ -5,7 +5,7 @@
 //! of that frame and its neighbours and matches the whole id there (`writer/matcher.rs`). The index is a cache: it is made from the
 //! `index/` objects, and from the trailers of packs that none of them lists (a crashed run's).
 
-mod object;
+pub(crate) mod object;
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};

@@ -5,7 +5,7 @@
 //! while it can still be read, and the next version of the manifest is put. A pack that is gone already can be made
 //! good from the source only: the caller holds it until this has succeeded.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use disk::{DiskWrite, LEAF, LEAVES_PER_PAGE};
@@ -15,9 +15,10 @@ use super::Sealed;
 use super::disk::DiskWriter;
 use super::run::Run;
 use crate::PackId;
+use crate::collect::lost_packs;
 use crate::index::Excluded;
 use crate::keys::broken;
-use crate::layout::{PACKS, manifest_key};
+use crate::layout::manifest_key;
 use crate::manifest::{DiskTable, Header, Manifest, PageEntry};
 use crate::map::{LEAF_BLOCKS, leaves_of_page};
 use crate::reader::VaultDisk;
@@ -64,7 +65,7 @@ pub(super) async fn seal(
             other => other?,
         }
         crash::point("vault.manifest.after");
-        let lost = lost_packs(shared, manifest.packs.iter().map(|(pack, _)| *pack)).await?;
+        let lost = lost_packs(shared.bucket.as_ref(), manifest.packs.iter().map(|(pack, _)| *pack).collect()).await?;
         crash::point("vault.checked");
         if lost.is_empty() {
             return Ok(Sealed { stored_bytes: stored + size, packs: added.len() as u64, version });
@@ -125,7 +126,7 @@ async fn sealed_before(shared: &Arc<Shared>, point: &RestorePoint) -> Result<Opt
             .because("the vault has a point of that id with other content")
             .hint("a run makes one point: begin a new run"));
     }
-    let lost = lost_packs(shared, packs.iter().map(|(pack, _)| *pack)).await?;
+    let lost = lost_packs(shared.bucket.as_ref(), packs.iter().map(|(pack, _)| *pack).collect()).await?;
     let whole = lost.is_empty();
     Ok(whole.then(|| Sealed {
         stored_bytes: header.stored_bytes + at.size,
@@ -138,23 +139,15 @@ async fn next_version(shared: &Shared, id: &PointId) -> Result<u32> {
     Ok(shared.manifest_keys().await?.get(id).map_or(0, |at| at.parsed.version) + 1)
 }
 
-/// Which of these packs may vanish or have vanished. The order is the protocol's: tombstones first.
-async fn lost_packs(shared: &Shared, packs: impl Iterator<Item = PackId>) -> Result<HashSet<PackId>> {
-    let tombs = shared.tombs().await?;
-    let present: HashSet<PackId> =
-        shared.bucket.list(PACKS).await?.iter().filter_map(|object| PackId::of_key(&object.key)).collect();
-    Ok(packs.filter(|pack| tombs.contains(pack) || !present.contains(pack)).collect())
-}
-
 /// Stores everything again that rests on lost packs, while those can still be read.
 async fn rescue(
     shared: &Arc<Shared>,
     manifest: Manifest,
-    lost: &HashSet<PackId>,
+    lost: &BTreeSet<PackId>,
 ) -> Result<(Arc<Run>, Vec<DiskTable>)> {
     shared.index.refresh(shared).await?;
     let known = shared.index.excluded();
-    let packs = known.packs.union(lost).copied().collect();
+    let packs = known.packs.iter().chain(lost).copied().collect();
     let excluded = Arc::new(Excluded { packs, frames: known.frames.clone() });
     let manifest = Arc::new(manifest);
     let run = Arc::new(Run::new(Some(manifest.clone()), excluded));
@@ -174,7 +167,7 @@ async fn rescue(
     Ok((run, tables))
 }
 
-async fn rescue_disk(shared: &Arc<Shared>, run: &Arc<Run>, table: &DiskTable, lost: &HashSet<PackId>) -> Result<()> {
+async fn rescue_disk(shared: &Arc<Shared>, run: &Arc<Run>, table: &DiskTable, lost: &BTreeSet<PackId>) -> Result<()> {
     let (name, size) = (table.name.clone(), table.size);
     let mut writer = Box::new(DiskWriter::new(shared.clone(), run.clone(), name, size, true)?);
     let reader = VaultDisk::new(shared.clone(), Arc::new(table.clone()), "a point that is being committed".to_owned());
