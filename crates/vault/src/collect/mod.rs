@@ -1,7 +1,5 @@
 //! The collector: removes packs that no restore point needs, beside any number of writers and other collectors.
 
-#[cfg(test)]
-mod interleavings;
 mod protocol;
 mod run;
 #[cfg(test)]

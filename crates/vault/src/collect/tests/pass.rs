@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use model::{Error, Kind, PointId, Result};
 
-use super::CollectReport;
-use super::run::{Pass, References, lost_packs};
+use super::super::CollectReport;
+use super::super::run::{Pass, References, lost_packs};
 use crate::PackId;
 use crate::bucket::{Bucket, Fault, MemoryBucket, Object, Operation, Put};
 use crate::layout::{CLOCK, INDEX, MANIFESTS, TOMBS, manifest_key};

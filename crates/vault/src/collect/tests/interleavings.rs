@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 
-use super::protocol::{CheckWant, Collector, Packs, PostCheck, Want, reusable};
+use super::super::protocol::{CheckWant, Collector, Packs, PostCheck, Want, reusable};
 
 type Pack = u8;
 
@@ -496,7 +496,7 @@ fn two_writers_and_two_collectors_lose_nothing() {
 }
 
 #[test]
-#[ignore = "minutes: `cargo test --release -p vault collect::interleavings -- --ignored` explores about 2 * 10^7 states"]
+#[ignore = "minutes: `cargo test --release -p vault interleavings -- --ignored` explores about 2 * 10^7 states"]
 fn wide_scopes_lose_nothing() {
     holds(Scope { writers: 2, collectors: 2, uploads: 2, ..SMALL });
     holds(Scope { writers: 2, collectors: 2, uploads: 1, crashes: 1, ..SMALL });
