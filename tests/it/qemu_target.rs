@@ -8,6 +8,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cloud::conformance::{self, Probe, Verdict};
 use cloud::qemu::{Accelerator, QemuConfig, QemuSite, TargetConfig};
 use cloud::{Cloud, LaunchOptions, Network, ProbeState, Resource, Source, Target};
 use disk::{Format, Silent, TransferOptions};
@@ -344,4 +345,35 @@ async fn the_accelerator_is_found_by_booting_and_remembered() {
     let launched = lab.site.launch(&image, &drill(&[]), &token("launch-2")).await.unwrap();
     assert!(began.elapsed() < Duration::from_secs(15), "the probe is not repeated");
     lab.site.destroy(&launched.id).await.unwrap();
+}
+
+struct Conforms;
+
+impl Probe for Conforms {
+    fn owner(&self) -> OwnerId {
+        token("x").owner
+    }
+
+    fn run(&self) -> RunId {
+        token("x").run
+    }
+
+    fn may_launch(&self) -> bool {
+        true
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_suite_of_targets_passes_for_both_formats() {
+    for format in [Format::Raw, Format::Qcow2] {
+        let Some(lab) = lab(format) else { return };
+        let findings = conformance::target(&lab.site, &Conforms).await;
+        let count = |verdict| findings.iter().filter(|finding| finding.verdict == verdict).count();
+        for finding in findings.iter().filter(|finding| finding.verdict != Verdict::Passed) {
+            println!("{} {:?}: {}", finding.name, finding.verdict, finding.detail);
+        }
+        assert!(count(Verdict::Passed) > 10 && count(Verdict::Failed) == 0, "{format}: {findings:#?}");
+        assert_eq!(count(Verdict::Skipped), 0, "everything can be tried here");
+        assert!(lab.owned().await.is_empty());
+    }
 }

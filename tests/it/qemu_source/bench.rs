@@ -167,6 +167,7 @@ pub fn site(folder: &Path, change: impl FnOnce(&mut QemuConfig)) -> QemuSite {
         scratch: Some(folder.join("scratch")),
         scratch_limit: None,
         jobs_only: false,
+        target: cloud::qemu::TargetConfig::default(),
     };
     change(&mut config);
     QemuSite::new(config, Arc::new(ManualClock::new("2026-11-22T03:00:00Z".parse().unwrap())))
