@@ -11,6 +11,7 @@ use super::{Context, Outcome, Stop, absolute, vault};
 use crate::args::{KeyArgs, KeyCommand};
 use crate::config::{IdentityRef, RecipientRef, SecretRef, Settings};
 use crate::exit;
+use crate::output::human::count;
 use crate::wiring::{self, SystemClock};
 
 /// Lists, adds, removes or tests.
@@ -65,10 +66,12 @@ async fn test(
     let points = open(&settings, &name).await?.points().await?;
     let text = match points.last() {
         Some(point) => format!("the newest is {} of {}", point.id, point.server),
-        None => "it holds no points yet".to_owned(),
+        None => "nothing was stored yet".to_owned(),
     };
     let value = serde_json::json!({ "vault": name, "points": points.len() });
-    context.printer.result(&value, |_| format!("the key opens vault {name} with {} points: {text}\n", points.len()));
+    context
+        .printer
+        .result(&value, |_| format!("the key opens vault {name}: {}, {text}\n", count(points.len(), "point")));
     Ok(exit::DONE)
 }
 

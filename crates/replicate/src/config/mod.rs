@@ -159,12 +159,3 @@ fn policy_files(folder: &Path) -> Result<Vec<PathBuf>> {
     files.sort();
     Ok(files)
 }
-
-/// Whether a cron expression can be used.
-fn cron_is_fine(text: &str) -> Result<(), String> {
-    let fields = text.split_whitespace().count();
-    if text.starts_with('@') || (5..=7).contains(&fields) {
-        return Ok(());
-    }
-    Err(format!("`{text}` has {fields} fields — a cron expression has 5: minute, hour, day, month, weekday"))
-}

@@ -1,6 +1,7 @@
 //! A policy file: from what it may say to what makes sense.
 
 use std::collections::BTreeSet;
+use std::error::Error as _;
 use std::time::Duration;
 
 use model::{
@@ -67,16 +68,20 @@ fn select(document: &mut Document, raw: RawSelect, known: &Known) -> Option<Sele
 
 fn schedule(document: &mut Document, raw: RawSchedule) -> Option<Schedule> {
     let timezone = raw.timezone.unwrap_or_else(|| "UTC".to_owned());
-    let zone = jiff::tz::TimeZone::get(&timezone);
-    if zone.is_err() {
+    if jiff::tz::TimeZone::get(&timezone).is_err() {
         let zones: Vec<String> = jiff::tz::db().available().map(|zone| zone.to_string()).collect();
         let hint = nearest(&timezone, zones.iter().map(String::as_str))
             .map_or("write an IANA name, `Europe/Berlin`".to_owned(), |zone| format!("did you mean `{zone}`?"));
         document.wrong_value("/schedule/timezone", format!("`{timezone}` is not a time zone — {hint}"));
     }
     let cron = raw.cron?;
-    if let Err(wrong) = super::cron_is_fine(&cron) {
-        document.wrong_value("/schedule/cron", wrong);
+    // in a zone that is surely there: a wrong one is reported above, and once is enough
+    let (checked, none, once) = ("UTC".to_owned(), Duration::ZERO, CatchUp::Once);
+    let trial = Schedule { cron: cron.clone(), timezone: checked, jitter: none, catch_up: once };
+    if let Err(error) = engine::Calendar::new(&trial) {
+        let why = error.source().map(ToString::to_string).unwrap_or_default();
+        let hint = error.advice().map(|hint| format!(" — {hint}")).unwrap_or_default();
+        document.wrong_value("/schedule/cron", format!("`{cron}` is not a schedule: {why}{hint}"));
     }
     let jitter = time(document, "/schedule/jitter", raw.jitter.as_deref()).unwrap_or_default();
     if jitter > Duration::from_secs(86_400) {
