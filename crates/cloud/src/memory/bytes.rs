@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use disk::{LEAF, RootBuilder, is_zero, leaf};
-use model::{DiskRoot, Extent, ExtentList};
+use model::{DiskRoot, Extent, ExtentList, Result};
+use serde::{Deserialize, Serialize};
 
 /// Change maps are exact to this many bytes.
 pub(super) const GRAIN: u64 = 4096;
@@ -12,15 +13,18 @@ pub(super) const GRAIN: u64 = 4096;
 const PAGE_OF_EXTENTS: usize = 256;
 
 /// Bytes of a disk; a chunk that is not there is zero.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct SparseDisk {
     size: u64,
+    #[serde(skip)]
     chunks: BTreeMap<u64, Bytes>,
+    /// Names of the chunks' files, only right around saving and loading.
+    names: BTreeMap<u64, String>,
 }
 
 impl SparseDisk {
     pub(super) fn new(size: u64) -> Self {
-        Self { size, chunks: BTreeMap::new() }
+        Self { size, ..Self::default() }
     }
 
     pub(super) fn size(&self) -> u64 {
@@ -101,6 +105,25 @@ impl SparseDisk {
     /// Bytes in chunks that are there.
     pub(super) fn stored(&self) -> u64 {
         self.chunks.len() as u64 * LEAF
+    }
+
+    /// Hands every chunk out to be stored under the name of its bytes.
+    pub(super) fn save(&mut self, mut store: impl FnMut(&str, &Bytes) -> Result<()>) -> Result<()> {
+        self.names.clear();
+        for (index, chunk) in &self.chunks {
+            let name = DiskRoot(leaf(chunk)).to_hex();
+            store(&name, chunk)?;
+            self.names.insert(*index, name);
+        }
+        Ok(())
+    }
+
+    /// Takes every chunk back by its name.
+    pub(super) fn load(&mut self, mut store: impl FnMut(&str) -> Result<Bytes>) -> Result<()> {
+        for (index, name) in std::mem::take(&mut self.names) {
+            self.chunks.insert(index, store(&name)?);
+        }
+        Ok(())
     }
 
     /// One page of the extents of everything, from `from` on.

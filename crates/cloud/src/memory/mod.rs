@@ -6,6 +6,8 @@
 mod boot;
 mod bytes;
 mod fault;
+mod hands;
+mod keep;
 mod source;
 mod state;
 mod stream;
@@ -13,18 +15,19 @@ mod target;
 #[cfg(test)]
 pub(crate) mod tests;
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use model::{CaptureId, Clock, DiskName, Error, ImageId, InstanceId, Kind, MachineSpec, Result, ServerName, SiteName};
+use model::{CaptureId, Clock, Error, ImageId, InstanceId, Kind, Result, SiteName, crash};
 
 pub use boot::BootScript;
 pub use fault::{Fault, Hit, Promise, Rule};
 
-use crate::{Cloud, Network, Power, Resource, Source, Target};
-use bytes::mark;
+use crate::{Cloud, Resource, Source, Target};
 use fault::{Entered, Faults};
-use state::{Inner, Machine};
+use keep::Folder;
+use state::Inner;
 
 /// Locks, also after a panic of another holder: a test that failed elsewhere is not hidden by a second panic here.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -35,7 +38,26 @@ struct State {
     inner: Mutex<Inner>,
     faults: Faults,
     clock: Arc<dyn Clock>,
+    folder: Option<Folder>,
 }
+
+/// Calls after which there is nothing new to keep. A scratch disk is kept when it is finished; what a killed process
+/// has written to it before is lost, as it is on its way to a real disk.
+const LOOKS: [&str; 13] = [
+    "servers",
+    "describe",
+    "open",
+    "read",
+    "extents",
+    "write",
+    "zero",
+    "open_image",
+    "images",
+    "probe",
+    "console",
+    "execute",
+    "owned",
+];
 
 /// A cloud in memory. Clones are handles of the same cloud.
 #[derive(Clone)]
@@ -50,150 +72,19 @@ impl std::fmt::Debug for MemoryCloud {
     }
 }
 
-/// What a person at the site does: nothing here is part of the provider traits, and no fault touches it.
 impl MemoryCloud {
     /// An empty cloud.
     pub fn new(site: SiteName, clock: Arc<dyn Clock>) -> Self {
-        let state = State { inner: Mutex::default(), faults: Faults::default(), clock };
+        let state = State { inner: Mutex::default(), faults: Faults::default(), clock, folder: None };
         Self { site, state: Arc::new(state) }
     }
 
-    /// Adds a running server; its disks are zero. A server of that name is replaced.
-    pub fn add_server(&self, name: ServerName, machine: MachineSpec) {
-        locked(&self.state.inner).servers.insert(name, Machine::new(machine));
-    }
-
-    /// Removes a server, its disks and its captures' bytes, as when its host burns.
-    pub fn remove_server(&self, name: &ServerName) {
-        let mut inner = locked(&self.state.inner);
-        inner.servers.remove(name);
-        for pinned in inner.captures.values_mut().filter(|pinned| pinned.capture.server == *name) {
-            pinned.lost = Some("the server is gone".to_owned());
-        }
-    }
-
-    /// The guest writes to one of its disks. Refused with [`Kind::Transient`] while it is frozen.
-    pub fn write(&self, server: &ServerName, disk: &DiskName, offset: u64, data: &[u8]) -> Result<()> {
-        let mut inner = locked(&self.state.inner);
-        let machine = inner.server(server)?;
-        let operation = || format!("cannot write to disk {disk} of server {server}");
-        if machine.frozen.is_some() {
-            return Err(Error::new(Kind::Transient, operation()).because("its file systems are frozen"));
-        }
-        let bytes = machine.disks.get_mut(disk).ok_or_else(|| Error::new(Kind::NotFound, operation()))?;
-        if !bytes.holds(offset, data.len() as u64) {
-            return Err(Error::new(Kind::Invalid, operation()).because("the range ends behind the disk"));
-        }
-        bytes.write(offset, data);
-        for map in machine.tracked.values_mut().filter_map(|maps| maps.get_mut(disk)) {
-            mark(map, offset, data.len() as u64);
-        }
-        Ok(())
-    }
-
-    /// Reads a server's disk as it is now.
-    pub fn read(&self, server: &ServerName, disk: &DiskName, offset: u64, len: usize) -> Result<Vec<u8>> {
-        let mut inner = locked(&self.state.inner);
-        let operation = || format!("cannot read disk {disk} of server {server}");
-        let machine = inner.server(server)?;
-        let bytes = machine.disks.get(disk).ok_or_else(|| Error::new(Kind::NotFound, operation()))?;
-        if !bytes.holds(offset, len as u64) {
-            return Err(Error::new(Kind::Invalid, operation()).because("the range ends behind the disk"));
-        }
-        Ok(bytes.read(offset, len))
-    }
-
-    /// Grows a server's disk.
-    pub fn grow(&self, server: &ServerName, disk: &DiskName, size: u64) -> Result<()> {
-        let mut inner = locked(&self.state.inner);
-        let machine = inner.server(server)?;
-        let Some(bytes) = machine.disks.get_mut(disk) else {
-            return Err(Error::new(Kind::NotFound, format!("cannot grow disk {disk} of server {server}")));
-        };
-        let old = bytes.size();
-        bytes.grow(size);
-        for map in machine.tracked.values_mut().filter_map(|maps| maps.get_mut(disk)) {
-            mark(map, old, size.saturating_sub(old));
-        }
-        for spec in machine.spec.disks.iter_mut().filter(|spec| spec.name == *disk) {
-            spec.size = spec.size.max(size);
-        }
-        Ok(())
-    }
-
-    /// Switches a server on, or off in an orderly way: change maps survive.
-    pub fn power(&self, server: &ServerName, power: Power) -> Result<()> {
-        let mut inner = locked(&self.state.inner);
-        let machine = inner.server(server)?;
-        (machine.power, machine.clean) = (power, true);
-        Ok(())
-    }
-
-    /// Kills a server: it is off, its change maps are lost, captures of it can no longer be read.
-    pub fn kill(&self, server: &ServerName) -> Result<()> {
-        let mut inner = locked(&self.state.inner);
-        let machine = inner.server(server)?;
-        (machine.power, machine.clean, machine.frozen) = (Power::Off, false, None);
-        machine.lose_changes("the change map is gone: the guest was killed");
-        for pinned in inner.captures.values_mut().filter(|pinned| pinned.capture.server == *server) {
-            pinned.lost = Some("the guest was killed while the capture was held".to_owned());
-        }
-        Ok(())
-    }
-
-    /// Loses a server's change maps; it runs on.
-    pub fn lose_change_maps(&self, server: &ServerName) -> Result<()> {
-        locked(&self.state.inner).server(server)?.lose_changes("the change map is gone");
-        Ok(())
-    }
-
-    /// Loses what a capture pins, as when the copy-before-write filter breaks.
-    pub fn lose_capture(&self, capture: &CaptureId) {
-        if let Some(pinned) = locked(&self.state.inner).captures.get_mut(capture) {
-            pinned.lost = Some("the snapshot was broken".to_owned());
-        }
-    }
-
-    /// Lets the guest agent answer or not.
-    pub fn set_agent(&self, server: &ServerName, answers: bool) -> Result<()> {
-        locked(&self.state.inner).server(server)?.agent = answers;
-        Ok(())
-    }
-
-    /// Whether the server's file systems are frozen.
-    pub fn is_frozen(&self, server: &ServerName) -> bool {
-        locked(&self.state.inner).servers.get(server).is_some_and(|machine| machine.frozen.is_some())
-    }
-
-    /// How images of this server boot from now on.
-    pub fn script_boot(&self, server: &ServerName, script: BootScript) {
-        locked(&self.state.inner).boots.insert(server.clone(), script);
-    }
-
-    /// The memory that a launched machine may have at most.
-    pub fn set_capacity(&self, memory: u64) {
-        locked(&self.state.inner).capacity = Some(memory);
-    }
-
-    /// Flips one bit of an image's disk, as a failing store does.
-    pub fn damage_image(&self, image: &ImageId, disk: &DiskName, offset: u64) -> Result<()> {
-        let mut inner = locked(&self.state.inner);
-        let Some(bytes) = inner.image(image)?.disks.get_mut(disk) else {
-            return Err(Error::new(Kind::NotFound, format!("cannot find disk {disk} of image {image}")));
-        };
-        let byte = bytes.read(offset, 1);
-        bytes.write(offset, &[byte[0] ^ 1]);
-        Ok(())
-    }
-
-    /// The network of an instance, if it is there.
-    pub fn network(&self, instance: &InstanceId) -> Option<Network> {
-        locked(&self.state.inner).instances.get(instance).map(|running| running.network)
-    }
-
-    /// Hooks that captures were asked to run, in order. They are recorded, not run.
-    pub fn hooks(&self) -> Vec<Vec<String>> {
-        locked(&self.state.inner).hooks.clone()
+    /// The cloud that is kept in a folder; an empty one if there is none yet. It outlives the process, so that a test can
+    /// kill it. Faults are not kept.
+    pub fn kept(site: SiteName, clock: Arc<dyn Clock>, folder: &Path) -> Result<Self> {
+        let (folder, inner) = Folder::open(folder)?;
+        let state = State { inner: Mutex::new(inner), faults: Faults::default(), clock, folder: Some(folder) };
+        Ok(Self { site, state: Arc::new(state) })
     }
 
     /// Adds a fault.
@@ -223,8 +114,28 @@ impl MemoryCloud {
         effect: impl FnOnce(&mut Inner, &Entered<'_>) -> Result<T> + Send,
     ) -> Result<T> {
         let entered = self.state.faults.enter(operation).await?;
-        let answer = effect(&mut locked(&self.state.inner), &entered)?;
+        let answer = if LOOKS.contains(&operation) {
+            effect(&mut locked(&self.state.inner), &entered)?
+        } else {
+            self.changed(operation, |inner| effect(inner, &entered))?
+        };
         entered.leave().await?;
+        Ok(answer)
+    }
+
+    /// An effect of the provider, kept, between two crash points.
+    fn changed<T>(&self, operation: &str, effect: impl FnOnce(&mut Inner) -> Result<T>) -> Result<T> {
+        crash::point(&format!("memory.{operation}.before"));
+        let answer = {
+            let mut inner = locked(&self.state.inner);
+            let answer = effect(&mut inner);
+            // also a failed call may have had a part of its effect
+            if let Some(folder) = &self.state.folder {
+                folder.save(&mut inner)?;
+            }
+            answer?
+        };
+        crash::point(&format!("memory.{operation}.after"));
         Ok(answer)
     }
 }

@@ -51,8 +51,7 @@ impl Source for MemoryCloud {
         }
         let (level, warning) = self.freeze(&id, request).await?;
         let snapshot = self.state.faults.enter("snapshot").await;
-        let capture = {
-            let mut inner = locked(&self.state.inner);
+        let capture = self.changed("capture", |inner| {
             if let Ok(machine) = inner.server(&request.server)
                 && !call.breaks(Promise::Thawed)
             {
@@ -61,10 +60,10 @@ impl Source for MemoryCloud {
             inner.hooks.extend(hook(request, level, &request.consistent.hook.after));
             snapshot?;
             let taken_at = whole_millisecond(self.state.clock.now());
-            let mut capture = plain_capture(&mut inner, id, request, taken_at)?;
+            let mut capture = plain_capture(inner, id, request, taken_at)?;
             (capture.consistency, capture.warnings) = (level, warning.into_iter().collect());
-            pin(&mut inner, capture, request, &call)?
-        };
+            pin(inner, capture, request, &call)
+        })?;
         call.leave().await?;
         Ok(capture)
     }
@@ -124,9 +123,10 @@ impl MemoryCloud {
         if let Err(error) = self.state.faults.enter("freeze").await {
             return degrade(error.chain());
         }
-        let mut inner = locked(&self.state.inner);
-        inner.server(&request.server)?.frozen = Some((id.clone(), request.token.tags(Role::Scratch)));
-        Ok((wanted, None))
+        self.changed("freeze", |inner| {
+            inner.server(&request.server)?.frozen = Some((id.clone(), request.token.tags(Role::Scratch)));
+            Ok((wanted, None))
+        })
     }
 }
 

@@ -7,13 +7,14 @@ use model::{
     CaptureId, Consistency, Cursor, DiskName, Error, ImageId, InstanceId, Kind, MachineSpec, RestorePoint, Result,
     Role, ServerName, Tags, tag,
 };
+use serde::{Deserialize, Serialize};
 
 use super::boot::BootScript;
 use super::bytes::{ChangeMap, SparseDisk};
 use crate::{Capture, Network, Power, Resource};
 
 /// A server.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Machine {
     pub(super) spec: MachineSpec,
     pub(super) power: Power,
@@ -56,7 +57,7 @@ impl Machine {
 }
 
 /// A capture and the bytes that it pins.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Pinned {
     pub(super) made: u64,
     pub(super) tags: Tags,
@@ -71,7 +72,7 @@ pub(super) struct Pinned {
 }
 
 /// A disk that is being written, or waits to be registered.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Scratch {
     pub(super) made: u64,
     pub(super) tags: Tags,
@@ -84,7 +85,7 @@ pub(super) struct Scratch {
 }
 
 /// A native image.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Image {
     pub(super) made: u64,
     pub(super) tags: Tags,
@@ -94,7 +95,7 @@ pub(super) struct Image {
 }
 
 /// An instance.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Running {
     pub(super) made: u64,
     pub(super) tags: Tags,
@@ -107,7 +108,7 @@ pub(super) struct Running {
 }
 
 /// Everything.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Inner {
     pub(super) sequence: u64,
     pub(super) servers: BTreeMap<ServerName, Machine>,
@@ -127,6 +128,14 @@ impl Inner {
     pub(super) fn next(&mut self) -> u64 {
         self.sequence += 1;
         self.sequence
+    }
+
+    /// Every disk, whatever it belongs to.
+    pub(super) fn every_disk(&mut self) -> impl Iterator<Item = &mut SparseDisk> {
+        let servers = self.servers.values_mut().flat_map(|machine| machine.disks.values_mut());
+        let captures = self.captures.values_mut().flat_map(|pinned| pinned.disks.values_mut());
+        let images = self.images.values_mut().flat_map(|image| image.disks.values_mut());
+        servers.chain(captures).chain(images).chain(self.disks.values_mut().map(|scratch| &mut scratch.disk))
     }
 
     pub(super) fn server(&mut self, name: &ServerName) -> Result<&mut Machine> {

@@ -147,3 +147,35 @@ async fn a_writer_is_fenced_by_the_next_one_of_its_token() {
     assert_eq!(root, disk::RootBuilder::new(SIZE).finish(), "the disk is emptied");
     assert_eq!((disk.name, cloud.owned().await.unwrap().len()), (vda, 1));
 }
+
+#[tokio::test]
+async fn a_kept_cloud_outlives_its_process() {
+    let folder = std::env::temp_dir().join(format!("replicate-kept-{}", std::process::id()));
+    let open = || {
+        let clock = Arc::new(ManualClock::new("2026-11-22T03:00:00Z".parse().unwrap()));
+        MemoryCloud::kept(name("lab"), clock, &folder).unwrap()
+    };
+    let (server, vda): (ServerName, DiskName) = (name("web-1"), name("vda"));
+    let first = open();
+    first.add_server(server.clone(), machine(&["vda", "vdb"]));
+    first.write(&server, &vda, 4096, &[5; 512]).unwrap();
+    let capture = first.capture(&request("r1", Consistency::Crash, None)).await.unwrap();
+    first.write(&server, &vda, 0, &[6; 512]).unwrap();
+    let (disk, mut writer) = first.create_disk(&vda, SIZE, None, &token("r1")).await.unwrap();
+    writer.write(LEAF, vec![7; LEAF as usize].into()).await.unwrap();
+    let root = writer.finish().await.unwrap().root;
+    let owned = first.owned().await.unwrap();
+    drop(first);
+    let second = open();
+    assert_eq!(second.owned().await.unwrap(), owned);
+    assert_eq!(second.capture(&request("r1", Consistency::Crash, None)).await.unwrap(), capture);
+    assert_eq!(first_bytes(&second, &capture, &vda).await, [0; 512]);
+    assert_eq!(second.read(&server, &vda, 0, 512).unwrap(), [6; 512]);
+    second.release(&capture, Outcome::Committed).await.unwrap();
+    let next = open().capture(&request("r2", Consistency::Crash, capture.cursor)).await.unwrap();
+    assert!(next.disks.iter().all(|disk| disk.incremental), "change maps are kept");
+    let (again, writer) = open().create_disk(&vda, SIZE, None, &token("r1")).await.unwrap();
+    assert_eq!(again, disk);
+    assert_ne!(writer.finish().await.unwrap().root, root, "the same token empties the disk");
+    std::fs::remove_dir_all(&folder).unwrap();
+}
