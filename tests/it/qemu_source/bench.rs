@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cloud::qemu::qmp::Qmp;
-use cloud::qemu::{QemuConfig, QemuSite};
+use cloud::qemu::{QemuConfig, QemuSite, TargetConfig};
 use cloud::{Capture, CaptureRequest, Cloud, Consistent, Hook, Source};
 use disk::DiskRead;
 use model::{Change, Consistency, Cursor, ManualClock, OwnerId, PolicyName, RunId, ServerName, SiteName, Token};
@@ -15,24 +15,11 @@ use serde_json::{Value, json};
 
 /// Whether the tools are there; says so if not.
 pub fn tools() -> bool {
-    for tool in ["qemu-system-x86_64", "qemu-img", "qemu-nbd"] {
-        if Command::new(tool).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
-            eprintln!("SKIPPED: {tool} is not installed");
-            return false;
-        }
+    let missing = ["qemu-system-x86_64", "qemu-img", "qemu-nbd"].into_iter().find(|tool| !tests::guest::has(tool));
+    match missing {
+        Some(tool) => tests::guest::skip(&format!("{tool} is not installed")).unwrap_or(false),
+        None => true,
     }
-    true
-}
-
-/// The small bootable guest of `tests/guest`, built once per machine; none (said loudly) if it cannot be built.
-pub fn tiny() -> Option<PathBuf> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("guest/build.sh");
-    let built = Command::new("bash").arg(script).stderr(Stdio::inherit()).output().ok()?;
-    if !built.status.success() {
-        eprintln!("SKIPPED: the test guest cannot be built");
-        return None;
-    }
-    Some(PathBuf::from(String::from_utf8(built.stdout).unwrap().trim()))
 }
 
 /// A QEMU process.
@@ -167,7 +154,7 @@ pub fn site(folder: &Path, change: impl FnOnce(&mut QemuConfig)) -> QemuSite {
         scratch: Some(folder.join("scratch")),
         scratch_limit: None,
         jobs_only: false,
-        target: cloud::qemu::TargetConfig::default(),
+        target: TargetConfig::default(),
     };
     change(&mut config);
     QemuSite::new(config, Arc::new(ManualClock::new("2026-11-22T03:00:00Z".parse().unwrap())))

@@ -9,13 +9,15 @@ use cloud::{Cloud, Hook, Outcome, Source};
 use model::{Consistency, Cursor, Firmware};
 use serde_json::json;
 
-use super::bench::{Guest, Image, apply, request, run, site, sweep, tiny, tools};
+use tests::guest::guest;
+
+use super::bench::{Guest, Image, apply, request, run, site, sweep, tools};
 
 const NAME: &str = "web";
 
-async fn boot(folder: &Path, tiny: &Path) -> Guest {
+async fn boot(folder: &Path, disk: &Path) -> Guest {
     let (root, data) = (folder.join("root.qcow2"), folder.join("data.qcow2"));
-    std::fs::copy(tiny.join("tiny.qcow2"), &root).unwrap();
+    std::fs::copy(disk, &root).unwrap();
     let raw = folder.join("data.raw");
     run(&format!(
         "truncate -s 64M {0} && /sbin/mke2fs -q -t ext4 {0} && qemu-img convert -f raw -O qcow2 {0} {1} && rm {0}",
@@ -70,10 +72,10 @@ async fn agent_says(folder: &Path, command: &str) -> serde_json::Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn consistent_increments_and_death_at_every_point() {
-    let Some(tiny) = tools().then(tiny).flatten() else { return };
+    let Some(built) = tools().then(guest).flatten() else { return };
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    let mut guest = boot(folder, &tiny).await;
+    let mut guest = boot(folder, &built.qcow2).await;
     let site = site(folder, |_| {});
     let described = site.describe(&NAME.parse().unwrap()).await.unwrap();
     assert!(described.machine.agent);

@@ -7,4 +7,5 @@
 mod bench;
 mod live;
 mod off;
+mod promises;
 mod zoo;

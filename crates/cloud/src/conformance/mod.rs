@@ -221,8 +221,15 @@ impl<'a> Bench<'a> {
         Ok(CaptureRequest { server: self.server()?, consistent, since, token: self.token(step)? })
     }
 
-    /// Captures the server; the clean-up will release it.
+    /// Captures the server; the clean-up will release it. A site may hold one capture of a server at a time, so
+    /// captures of earlier checks go first.
     async fn capture(&self, step: &str, since: Option<Cursor>) -> Check<Capture> {
+        let step_tag = self.token(step)?.step;
+        for left in self.mine().await?.iter().filter(|left| left.kind == "capture") {
+            if left.tags.get(tag::STEP) != Some(&step_tag) {
+                self.cloud.delete(left).await?;
+            }
+        }
         let capture = self.source()?.capture(&self.request(step, Consistency::Crash, since)?).await?;
         self.captures.lock().unwrap_or_else(PoisonError::into_inner).push(capture.clone());
         Ok(capture)

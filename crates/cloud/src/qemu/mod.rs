@@ -17,6 +17,7 @@ mod inventory;
 pub mod nbd;
 mod offline;
 mod owned;
+mod plan;
 pub mod qmp;
 mod release;
 mod scratch;

@@ -20,7 +20,7 @@ use super::capture::complete;
 use super::guest::{list, text};
 use super::inventory::{cold, read_variables};
 use super::nbd::NbdDisk;
-use super::session::{Method, Record, Session, SessionDisk, bitmap_name, key, nbd_socket};
+use super::session::{Method, Record, Session, SessionDisk, bitmap_name, chain, key, nbd_socket};
 use super::sidecar::{Format, Sidecar, SidecarFirmware};
 use super::{QemuSite, export, scratch};
 use crate::{Capture, CaptureRequest, Outcome};
@@ -71,7 +71,7 @@ pub(super) async fn capture(
     })?;
     let scratch = site.scratch();
     if let Some(other) = Record::all(&scratch).await?.into_iter().find(|record| record.session.monitor == monitor) {
-        return Err(Error::new(Kind::Exists, format!("cannot capture server {}", request.server))
+        return Err(Error::new(Kind::Transient, format!("cannot capture server {}", request.server))
             .because(format!("it is being captured by run {}", other.session.token.run))
             .hint("wait for that run, or run `replicate sweep` if it is dead"));
     }
@@ -98,12 +98,15 @@ async fn plan(scratch: &Path, request: &CaptureRequest, sidecar: &Sidecar, monit
         Some(since) => Record::cursor(scratch, since).await?.map(|record| record.session),
         None => None,
     };
+    let chain = chain(&request.token.owner, request.token.policy.as_ref());
     let mut disks = Vec::new();
     for disk in &sidecar.disks {
         let image = examine(&disk.path, disk.format).await?;
         let then = known.as_ref().and_then(|session| session.disks.iter().find(|then| then.name == disk.name));
         let found = since.as_ref().map(|since| image.bitmaps.iter().find(|(name, ..)| name == since));
+        let foreign = since.as_ref().is_some_and(|since| !since.starts_with(&chain));
         let reason = match found {
+            Some(_) if foreign => Some("the last point's cursor is not of this policy and provider"),
             None | Some(Some((_, true, true))) => None,
             Some(None) if !image.keeps_bitmaps => Some("this disk's format keeps no bitmap"),
             Some(None) => Some("the bitmap of the last point is gone: the disk was replaced, or the guest was killed"),
@@ -295,7 +298,8 @@ pub(super) async fn settle(session: &Session, outcome: Outcome) -> Result<()> {
                 }
             }
             Outcome::Abandoned => {
-                if let Some((old, false, usable)) = session.since.as_deref().and_then(find) {
+                if let Some((old, false, usable)) = session.since.as_deref().filter(|_| disk.incremental).and_then(find)
+                {
                     match new {
                         Some((new, _, true)) if *usable => bitmap(disk, &["--merge", new, "--enable"], old).await?,
                         _ => bitmap(disk, &["--remove"], old).await?,

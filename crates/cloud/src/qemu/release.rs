@@ -111,7 +111,7 @@ async fn settle_live(session: &Session, qmp: &mut Qmp, outcome: Outcome) -> Resu
         let Some(node) = node_of(&blocks, disk) else { continue };
         let actions = match outcome {
             Outcome::Committed => drop_others(&blocks, session, &node),
-            Outcome::Abandoned => fold_back(&blocks, session, &node),
+            Outcome::Abandoned => fold_back(&blocks, session, disk, &node),
         };
         if actions.is_empty() {
             continue;
@@ -144,13 +144,13 @@ fn drop_others(blocks: &Blocks, session: &Session, node: &str) -> Vec<serde_json
         .collect()
 }
 
-/// Abandoned: what the new bitmap has recorded goes into the old one, which records on. Where that cannot be, no
-/// bitmap stays that would miss changes.
-fn fold_back(blocks: &Blocks, session: &Session, node: &str) -> Vec<serde_json::Value> {
+/// Abandoned: what the new bitmap has recorded goes into the old one, which records on. Only an old bitmap that this
+/// capture has stopped may be started again: one that was unfit before has missed changes.
+fn fold_back(blocks: &Blocks, session: &Session, disk: &SessionDisk, node: &str) -> Vec<serde_json::Value> {
     let new = blocks.bitmap(node, &session.bitmap);
     let old = session.since.as_deref().and_then(|since| blocks.bitmap(node, since));
     let mut actions = Vec::new();
-    if let Some(old) = old.filter(|old| !old.recording) {
+    if let Some(old) = old.filter(|old| disk.incremental && !old.recording) {
         match new.filter(|new| !new.inconsistent && new.recording && !old.inconsistent) {
             Some(new) => {
                 actions.push(json!({ "type": "block-dirty-bitmap-merge",

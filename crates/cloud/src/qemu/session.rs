@@ -131,7 +131,7 @@ pub(super) fn bitmap_name(token: &Token) -> String {
     let run = token.run.as_str();
     let plain = run.len() <= 64 && run.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
     let run = if plain { run.to_owned() } else { short(&[run], 16) };
-    format!("{}{run}", chain(&token.owner, token.policy.as_ref()))
+    format!("{}{run}-{}", chain(&token.owner, token.policy.as_ref()), short(&[&token.step], 4))
 }
 
 /// The key of a token's capture.
