@@ -83,6 +83,11 @@ pub(super) async fn clear(qmp: &mut Qmp, prefix: &str) -> Result<()> {
         remove_job(qmp, job).await?;
     }
     crash::point("release.exports.after");
+    let served = blocks.exports.iter().any(|name| name.starts_with(prefix));
+    if served && blocks.exports.iter().all(|name| name.starts_with(prefix)) {
+        // exports of ours are served at a socket of ours only, and none is left
+        stop_server(qmp).await?;
+    }
     let nodes: Vec<&String> = blocks.nodes.keys().filter(|name| name.starts_with(prefix)).collect();
     let of_kind = |kind: char| {
         nodes.iter().filter(move |name| name.rsplit('-').next().is_some_and(|last| last.starts_with(kind)))
@@ -174,6 +179,10 @@ async fn stop_serving(session: &Session, qmp: &mut Qmp) -> Result<()> {
     if !export::listens(&session.nbd).await || !Blocks::read(qmp).await?.exports.is_empty() {
         return Ok(());
     }
+    stop_server(qmp).await
+}
+
+async fn stop_server(qmp: &mut Qmp) -> Result<()> {
     crash::point("release.server.before");
     let stopped = qmp.execute("nbd-server-stop", json!({})).await;
     crash::point("release.server.after");
