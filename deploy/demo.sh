@@ -154,7 +154,8 @@ await "$lab/prod/console" REPLICATE-READY "the production server"
 took "start the production server" "$(since "$start")"
 show replicate servers production
 
-step "The first capture, while the shop goes on selling"
+step "A vault, and the first capture, while the shop goes on selling"
+show replicate init --vault main
 start=$(now)
 show replicate --quiet run shop
 took "first capture into the vault" "$(since "$start")"
@@ -173,7 +174,7 @@ kill -9 "$production"
 wait "$production" 2>/dev/null || true
 production=
 rm -f "$lab"/prod/shop.*
-say "kill -9 $(printf 'of the server, rm of its disk: %s has nothing left' prod/)"
+say "the server is killed and its disk deleted: nothing of it is left in $lab/prod"
 show replicate points shop
 
 step "Restore from the latest replica, to another site, and boot"
@@ -195,9 +196,11 @@ step "Prove it again, any day: a drill boots the point on an isolated network, c
 start=$(now)
 show replicate --quiet restore shop --drill
 took "drill" "$(since "$start")"
-show replicate status
+say "and what the administrator sees by now: the server is missing at its site, its points are proven"
+printf '     $ replicate status\n'
+replicate status 2>>"$log" | sed 's/^/       /' || true # it ends with 1: there is a problem, and it says which
 
-printf '\n     how long each part took\n'
+printf '\n  How long each part took\n'
 printf '       %s\n' "${parts[@]}"
 if [ -n "$keep" ]; then printf '\n     the demo is still there: export REPLICATE_CONFIG=%s\n' "$REPLICATE_CONFIG"; fi
 rm -f "$log"
