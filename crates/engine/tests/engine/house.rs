@@ -18,7 +18,8 @@ use model::{
 
 use crate::archive::MemoryArchive;
 
-pub const MIB: u64 = 1 << 20;
+/// Half a disk: two leaves.
+pub const HALF: u64 = 128 * 1024;
 
 /// Cuts everything off at the n-th effect: the call hangs for ever, before or after the effect, and the test drops the engine. That is a
 /// crash without the cost of a process.
@@ -125,7 +126,7 @@ pub fn site_place() -> Place {
 }
 
 pub fn machine() -> MachineSpec {
-    let spec = |name: &str| DiskSpec { name: disk(name), size: 2 * MIB, bus: DiskBus::Virtio, serial: None };
+    let spec = |name: &str| DiskSpec { name: disk(name), size: 2 * HALF, bus: DiskBus::Virtio, serial: None };
     MachineSpec {
         arch: Arch::X86_64,
         firmware: Firmware::Bios,
@@ -182,7 +183,7 @@ impl House {
                 ..Settings::default()
             },
         };
-        house.write("vda", 0, 0x11, MIB as usize);
+        house.write("vda", 0, 0x11, HALF as usize);
         house.write("vdb", 65_536, 0x22, 4096);
         house
     }
@@ -229,7 +230,7 @@ impl House {
 
     /// The bytes of the server's disk now.
     pub fn bytes(&self, name: &str) -> Vec<u8> {
-        self.lab.read(&server(), &disk(name), 0, 2 * MIB as usize).unwrap()
+        self.lab.read(&server(), &disk(name), 0, 2 * HALF as usize).unwrap()
     }
 
     /// Nothing of ours is left where it must not be: no capture, no scratch disk, nobody frozen.

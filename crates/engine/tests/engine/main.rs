@@ -1,5 +1,6 @@
 //! The engine on the memory cloud: one binary, so that it links once.
 
 mod archive;
+mod crash;
 mod house;
 mod runs;

@@ -5,7 +5,7 @@ use engine::{DestinationState, RunOutcome};
 use model::Kind;
 
 use crate::archive::root;
-use crate::house::{House, MIB, disk, server, site_place, vault_place};
+use crate::house::{House, HALF, disk, server, site_place, vault_place};
 
 fn received(report: &engine::RunsReport, place: &model::Place) -> u64 {
     report.runs[0].destinations.iter().find(|d| d.place == *place).unwrap().received_bytes
@@ -41,7 +41,7 @@ async fn the_source_is_read_once_for_all_destinations() {
 async fn an_increment_moves_what_changed() {
     let house = House::new();
     house.run().await;
-    house.write("vda", MIB + 65_536, 0x33, 512);
+    house.write("vda", HALF + 65_536, 0x33, 512);
     let report = house.run().await;
     assert_eq!(report.outcome(), RunOutcome::Done);
     for place in [vault_place(), site_place()] {
