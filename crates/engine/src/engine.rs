@@ -81,6 +81,7 @@ pub struct Engine {
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) settings: Settings,
     pub(crate) owner: OwnerId,
+    lost: bool,
     pub(crate) signer: Signer,
     policies: RwLock<Arc<Vec<Policy>>>,
     busy: Mutex<BTreeSet<String>>,
@@ -92,7 +93,7 @@ impl Engine {
     /// Puts an engine together: reads or makes the installation's id and signing key. Nothing runs yet; call [`resume`](Self::resume)
     /// when the process is the one that owns the ledger for good (the daemon), or let the next verb do it.
     pub async fn new(parts: Parts) -> Result<Self> {
-        let owner = identity::owner(&*parts.ledger, parts.folder.as_deref(), (parts.random)()).await?;
+        let (owner, lost) = identity::owner(&*parts.ledger, parts.folder.as_deref(), (parts.random)()).await?;
         let signer = Signer::open(parts.folder.as_deref())?;
         Ok(Self {
             ledger: parts.ledger,
@@ -104,6 +105,7 @@ impl Engine {
             observer: parts.observer,
             settings: parts.settings,
             owner,
+            lost,
             signer,
             policies: RwLock::new(Arc::new(parts.policies)),
             busy: Mutex::default(),
@@ -115,6 +117,11 @@ impl Engine {
     /// This installation's id.
     pub fn owner(&self) -> &OwnerId {
         &self.owner
+    }
+
+    /// Whether the ledger was empty though this installation is not new: it was lost or set aside, and `adopt` should fill it.
+    pub fn lost_ledger(&self) -> bool {
+        self.lost
     }
 
     /// The public key of this installation's proofs, base64.

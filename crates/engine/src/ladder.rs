@@ -167,6 +167,9 @@ impl Watch<'_> {
                 reached.unwrap_or_else(|| (self.seconds(), dead.clone().unwrap_or_else(|| "not reached".to_owned())));
             rungs.push(Rung { name: name.to_owned(), passed, seconds, detail });
         }
+        if let (Some(dead), true) = (&dead, rungs.iter().all(|rung| rung.passed)) {
+            rungs.push(Rung { name: "alive".to_owned(), passed: false, seconds: self.seconds(), detail: dead.clone() });
+        }
         Climb { rungs, console, dead }
     }
 }

@@ -1,4 +1,4 @@
-//! The envelope of a record: `replicate 1 <BLAKE3 of tree, key and body>` and a line feed, then JSON. Greppable, tolerant of added
+//! The envelope of a record: `replicate 1 <BLAKE3 of version, tree, key and body>` and a line feed, then JSON. Greppable, tolerant of added
 //! fields, and a swapped, cut or flipped record is seen.
 
 use model::{Error, Kind, Result};
@@ -14,7 +14,7 @@ pub(super) fn seal<T: Serialize>(tree: Tree, key: &str, value: &T) -> Result<Vec
     let body = serde_json::to_vec(value).map_err(|e| {
         Error::new(Kind::Permanent, format!("cannot write ledger record {}/{key}", tree.name())).because(e)
     })?;
-    let mut bytes = format!("replicate {VERSION} {}\n", sum(tree, key, &body)).into_bytes();
+    let mut bytes = format!("replicate {VERSION} {}\n", sum(VERSION, tree, key, &body)).into_bytes();
     bytes.extend_from_slice(&body);
     Ok(bytes)
 }
@@ -40,14 +40,15 @@ pub(super) fn unseal<T: DeserializeOwned>(tree: Tree, key: &str, bytes: &[u8]) -
             .because(format!("it has version {version}, this program knows up to {VERSION}"))
             .hint("use the newer `replicate` that wrote this ledger"));
     }
-    if words.next() != Some(sum(tree, key, body).as_str()) {
+    if words.next() != Some(sum(version, tree, key, body).as_str()) {
         return Err(damaged("its checksum does not fit"));
     }
     serde_json::from_slice(body).map_err(|error| damaged(&error.to_string()))
 }
 
-fn sum(tree: Tree, key: &str, body: &[u8]) -> String {
+fn sum(version: u32, tree: Tree, key: &str, body: &[u8]) -> String {
     let mut hasher = blake3::Hasher::new();
+    hasher.update(&version.to_le_bytes());
     for part in [tree.name().as_bytes(), key.as_bytes()] {
         hasher.update(&(part.len() as u64).to_le_bytes());
         hasher.update(part);

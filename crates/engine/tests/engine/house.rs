@@ -159,6 +159,11 @@ pub fn policy() -> Policy {
     }
 }
 
+/// In memory where there is such a place: hundreds of houses would wait for fsync most of the time.
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 impl House {
     pub fn new() -> Self {
         let clock = Arc::new(ManualClock::new("2026-11-22T03:00:00Z".parse().unwrap()));
@@ -175,7 +180,7 @@ impl House {
             vault: MemoryArchive::new(blade),
             policy: policy(),
             recorder: Arc::default(),
-            folder: tempfile::tempdir().unwrap(),
+            folder: folder(),
             counter: Arc::new(AtomicU64::new(7)),
             settings: Settings {
                 drill_poll: Duration::from_millis(1),

@@ -3,4 +3,6 @@
 mod archive;
 mod crash;
 mod house;
+mod restore;
 mod runs;
+mod upkeep;

@@ -5,7 +5,7 @@ use engine::{DestinationState, RunOutcome};
 use model::Kind;
 
 use crate::archive::root;
-use crate::house::{House, HALF, disk, server, site_place, vault_place};
+use crate::house::{HALF, House, disk, server, site_place, vault_place};
 
 fn received(report: &engine::RunsReport, place: &model::Place) -> u64 {
     report.runs[0].destinations.iter().find(|d| d.place == *place).unwrap().received_bytes
