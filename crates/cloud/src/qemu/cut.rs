@@ -30,6 +30,7 @@ pub(super) async fn cut(qmp: &mut Qmp, session: &Session, clock: &dyn Clock, unt
     let state = qmp.execute("query-status", json!({})).await?;
     let running = state.get("running").and_then(Value::as_bool).unwrap_or(true);
     check_roots(qmp, session).await?;
+    let begun = Instant::now();
     if running {
         crash::point("capture.stop.before");
         if let Err(error) = qmp.execute_within("stop", json!({}), left(until)).await {
@@ -45,6 +46,7 @@ pub(super) async fn cut(qmp: &mut Qmp, session: &Session, clock: &dyn Clock, unt
         resume(qmp).await?;
         crash::point("capture.cont.after");
     }
+    tracing::debug!(capture = %session.key, paused = ?begun.elapsed(), "the cut is made");
     switched.map(|()| Cut { taken_at })
 }
 
