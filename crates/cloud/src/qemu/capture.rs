@@ -8,6 +8,7 @@
 //!
 //! All of it runs in a task of its own, so that a caller who goes away does not leave a guest stopped halfway.
 
+use std::path::Path;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -37,6 +38,7 @@ pub(super) async fn capture(site: QemuSite, request: CaptureRequest) -> Result<C
         release::release(&site, &record.session, Outcome::Abandoned).await?;
     }
     let socket = site.socket(&request.server).await?;
+    alone(&site, &request, &socket).await?;
     let sidecar = Sidecar::beside(&socket).await?;
     let mut qmp = match Qmp::connect(&socket).await {
         Ok(qmp) => qmp,
@@ -68,6 +70,22 @@ pub(super) async fn capture(site: QemuSite, request: CaptureRequest) -> Result<C
     }
 }
 
+/// Captures of one guest follow each other: two would share its filters, and a dead one that is released later would
+/// settle the bitmaps of a live one.
+async fn alone(site: &QemuSite, request: &CaptureRequest, monitor: &Path) -> Result<()> {
+    let all = Record::all(&site.scratch()).await?;
+    match all.into_iter().find(|record| record.session.monitor == monitor) {
+        Some(other) => Err(taken(request, &format!("run {}", other.session.token.run))),
+        None => Ok(()),
+    }
+}
+
+fn taken(request: &CaptureRequest, who: &str) -> Error {
+    Error::new(Kind::Transient, format!("cannot capture server {}", request.server))
+        .because(format!("it is being captured by {who}"))
+        .hint("wait for that run, or run `replicate sweep` if it is dead")
+}
+
 /// Sees that no other capture holds the guest. What this owner left without a record can belong to no one: it goes.
 async fn make_way(
     site: &QemuSite,
@@ -84,11 +102,8 @@ async fn make_way(
         release::clear(&mut qmp, &mine).await?;
         return examine(&mut qmp, sidecar).await;
     }
-    let who = record
-        .map_or_else(|| "an unknown installation".to_owned(), |record| format!("run {}", record.session.token.run));
-    Err(Error::new(Kind::Transient, format!("cannot capture server {}", request.server))
-        .because(format!("it is being captured by {who}"))
-        .hint("wait for that run, or run `replicate sweep` if it is dead"))
+    let who = record.map(|record| format!("run {}", record.session.token.run));
+    Err(taken(request, who.as_deref().unwrap_or("an unknown installation")))
 }
 
 /// One attempt.
@@ -283,7 +298,7 @@ pub(super) async fn shielded<T: Send + 'static>(
 }
 
 /// Arguments of `blockdev-add` for a scratch file.
-pub(super) fn scratch_node(session: &Session, index: usize, file: &std::path::Path, limit: Option<u64>) -> Value {
+pub(super) fn scratch_node(session: &Session, index: usize, file: &Path, limit: Option<u64>) -> Value {
     let file = json!({ "driver": "file", "filename": file.to_string_lossy() });
     let file = match limit {
         // writing behind `size` answers ENOSPC: the quota of the capture

@@ -70,11 +70,6 @@ pub(super) async fn capture(
             .hint("start it, or write NAME.toml with its `disks` beside its socket")
     })?;
     let scratch = site.scratch();
-    if let Some(other) = Record::all(&scratch).await?.into_iter().find(|record| record.session.monitor == monitor) {
-        return Err(Error::new(Kind::Transient, format!("cannot capture server {}", request.server))
-            .because(format!("it is being captured by run {}", other.session.token.run))
-            .hint("wait for that run, or run `replicate sweep` if it is dead"));
-    }
     let mut session = plan(&scratch, request, &sidecar, monitor).await?;
     crash::point("capture.record.before");
     session.save(&scratch, None).await?;
@@ -218,7 +213,7 @@ pub(super) async fn open(
     let file = disk.file.to_string_lossy().replace(',', ",,");
     let image = format!("driver={},file.driver=file,file.filename={file},force-share=on", disk.format.driver());
     let mut command = Command::new("qemu-nbd");
-    command.args(["--read-only", "--shared=0", "--persistent", "--export-name=disk", "--image-opts", &image]);
+    command.args(["--read-only", "--shared=0", "--export-name=disk", "--image-opts", &image]);
     command.arg("--socket").arg(&socket);
     if let Some(bitmap) = bitmap {
         command.args(["--bitmap", bitmap]);
@@ -227,16 +222,26 @@ pub(super) async fn open(
     let mut server = command.spawn().map_err(|error| {
         Error::io(operation(), error).hint("install qemu-nbd (Debian: qemu-utils) on the host of the guests")
     })?;
+    // it ends when its last client goes, so it does not outlive us if we are killed; so no connection is made only
+    // to see whether it serves
     let until = Instant::now() + SERVE;
-    while !export::listens(&socket).await {
+    let inner = loop {
+        let opened = NbdDisk::open(socket.clone(), "disk", bitmap, about.clone()).await;
+        let error = match opened {
+            Ok(inner) => break inner,
+            Err(error) => error,
+        };
         let ended = server.try_wait().map_err(|error| Error::io(operation(), error))?;
-        if ended.is_some() || Instant::now() > until {
-            let said = if ended.is_some() { said(server).await } else { "it does not serve in time".to_owned() };
-            return Err(Error::new(Kind::Damaged, operation()).because(format!("qemu-nbd: {said}")));
+        if ended.is_some() {
+            let said = said(server).await;
+            let why = if said.is_empty() { error.chain() } else { format!("qemu-nbd: {said}") };
+            return Err(Error::new(Kind::Damaged, operation()).because(why));
+        }
+        if Instant::now() > until {
+            return Err(error);
         }
         sleep(Duration::from_millis(20)).await;
-    }
-    let inner = NbdDisk::open(socket.clone(), "disk", bitmap, about).await?;
+    };
     Ok(Box::new(OfflineDisk { disk, inner, socket, _server: server }))
 }
 
