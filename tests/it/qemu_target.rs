@@ -104,7 +104,7 @@ impl Lab {
         let mut point = point(machine(firmware, bus, reader.size()), written.root);
         point.id = token.run.point();
         let register = Token { step: "register:lab".to_owned(), ..token };
-        let image = self.site.register(&[disk.clone()], &point, role, &register).await.unwrap();
+        let image = self.site.register(std::slice::from_ref(&disk), &point, role, &register).await.unwrap();
         let again = self.site.register(&[disk], &point, role, &register).await.unwrap();
         assert_eq!(again, image, "the same token gives the same image");
         (image, point)
