@@ -4,3 +4,4 @@ mod formats;
 mod qemu_source;
 mod qemu_target;
 mod qemu_target_crash;
+mod vault_reader;

@@ -19,6 +19,7 @@ use crate::layout::{INDEX, PACKS};
 use crate::pack::{BlockAt, BlockId, FrameAt};
 use crate::shared::{Shared, lock};
 use crate::verify::marks::read_mark;
+use object::IndexedFrame;
 pub(crate) use object::{IndexedPack, write as write_object};
 
 /// Entries for each unit of memory: a slot of the table has 17 bytes, and is at least 7/16 full.
@@ -119,7 +120,10 @@ impl State {
 
     fn insert_pack(&mut self, pack: &IndexedPack) {
         let number = self.number(pack.pack);
-        for frame in &pack.frames {
+        let excluded = self.excluded.clone();
+        // an entry of a damaged frame must not hide the one of the frame that has replaced it
+        let fine = |frame: &&IndexedFrame| excluded.allows(FrameAt { pack: pack.pack, frame: frame.frame });
+        for frame in pack.frames.iter().filter(fine) {
             for (block, prefix) in &frame.entries {
                 self.insert(*prefix, number, frame.frame, *block);
             }

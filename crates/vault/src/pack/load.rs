@@ -1,5 +1,6 @@
 //! Reading packs: tables, block ids and frames, each fetched once for all who wait, and cached within bounds.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::ops::Range;
@@ -165,8 +166,8 @@ impl Shared {
     pub async fn request(self: &Arc<Self>, wanted: &[FrameAt]) -> Vec<Result<FrameFuture>> {
         let mut infos: BTreeMap<PackId, Result<Arc<PackInfo>>> = BTreeMap::new();
         for at in wanted {
-            if !infos.contains_key(&at.pack) {
-                infos.insert(at.pack, self.pack(at.pack).await);
+            if let Entry::Vacant(vacant) = infos.entry(at.pack) {
+                vacant.insert(self.pack(at.pack).await);
             }
         }
         let mut missing: Vec<(FrameAt, FrameEntry, &Arc<PackInfo>)> = Vec::new();
@@ -199,8 +200,7 @@ impl Shared {
             }
             None => Err(crate::keys::broken("a pack was not asked for")),
         };
-        let mut answer = answer;
-        wanted.iter().map(|at| answer(at)).collect()
+        wanted.iter().map(answer).collect()
     }
 
     fn fetch_group(

@@ -1,5 +1,5 @@
 //! What the vault's tests share: a vault in memory, disks of known bytes, points.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
 use std::sync::Arc;
 
