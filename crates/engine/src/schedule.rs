@@ -33,7 +33,7 @@ impl Engine {
                 }
             };
             for (server, occurrence) in due {
-                report.runs.push(self.run_occurrence(policy, server, occurrence).await?);
+                report.runs.extend(self.run_occurrence(policy, server, occurrence).await?);
             }
         }
         Ok(report)
@@ -85,10 +85,16 @@ impl Engine {
         policy: &Policy,
         server: ServerName,
         occurrence: Timestamp,
-    ) -> Result<crate::RunReport> {
+    ) -> Result<Option<crate::RunReport>> {
         let Ok(_busy) = self.occupy(busy_name(&policy.name, &server)) else {
-            return self.already_running(policy, server).await;
+            return Ok(Some(self.already_running(policy, server).await?));
         };
+        // the daemon may look twice at the same time: whoever came first has recorded the occurrence
+        let key = policy_key(&policy.name, &server);
+        let record: Option<OccurrenceRecord> = ledger::get(&*self.ledger, Tree::Occurrences, &key).await?;
+        if record.is_some_and(|record| record.handled >= occurrence) {
+            return Ok(None);
+        }
         // an older point that some destination still lacks comes first; if it cannot be finished now, the newer point matters more
         if let Some(run) = self.open_run(&policy.name, &server).await? {
             let report = self.execute(run).await?;
@@ -102,7 +108,7 @@ impl Engine {
         batch.put(Tree::Occurrences, policy_key(&policy.name, &server), &record)?;
         batch.put(Tree::Runs, run.id.as_str(), &run)?;
         self.ledger.commit(batch).await?;
-        self.execute(run).await
+        Ok(Some(self.execute(run).await?))
     }
 
     fn warn(&self, error: &Error) {

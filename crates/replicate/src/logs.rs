@@ -1,5 +1,7 @@
 //! The log: to stderr, never with a secret. Commands are silent unless asked; the daemon tells what it does.
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::EnvFilter;
 
 use crate::config::LogForm;
@@ -22,7 +24,8 @@ pub fn for_daemon(verbose: u8, form: LogForm) {
 
 fn start(level: &str, form: LogForm) {
     let filter = EnvFilter::try_from_env("REPLICATE_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = builder.with_target(false).with_ansi(std::io::stderr().is_terminal());
     // a second start in the same process (tests) keeps the first
     let _ = match form {
         LogForm::Text => builder.try_init(),

@@ -107,7 +107,7 @@ impl Request {
         match (kind, self) {
             (Kind::NotFound, Self::Restore(_) | Self::Drill(_)) => exit::NO_POINT,
             (Kind::Exists, Self::Run(_) | Self::RunDue | Self::Drill(_)) => exit::ALREADY_RUNNING,
-            (Kind::Exists | Kind::NotFound, _) => exit::FAILED,
+            (Kind::NotFound, _) => exit::FAILED,
             _ => exit::of_kind(kind),
         }
     }

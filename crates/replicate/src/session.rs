@@ -11,6 +11,9 @@ use crate::output::{Printer, Progress};
 use crate::request::{Request, Response, execute};
 use crate::wiring;
 
+/// What is said when another command has the ledger. The exit code hangs on it.
+pub const BUSY: &str = "another command of this installation is at work";
+
 /// Carries out a request, with progress on stderr.
 pub async fn ask(settings: &Settings, printer: Printer, request: &Request) -> Result<Response> {
     let progress = Arc::new(Progress::new(printer));
@@ -39,6 +42,7 @@ async fn answer(settings: &Settings, progress: &Arc<Progress>, request: &Request
         Err(error) if error.kind() == Kind::Damaged && error.advice().is_none() => {
             return Err(error.hint("rebuild it from vaults and sites with `replicate adopt`"));
         }
+        Err(error) if error.kind() == Kind::Exists => return Err(error.within(BUSY)),
         other => other?,
     };
     execute(&engine, request).await

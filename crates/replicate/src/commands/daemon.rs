@@ -1,6 +1,8 @@
 //! `replicate daemon`: runs policies by their schedules until it is told to stop.
 
-use super::{Context, Outcome};
+use model::Kind;
+
+use super::{Context, Outcome, Stop};
 use crate::{config, daemon, exit, logs};
 
 /// Serves until SIGTERM.
@@ -8,6 +10,9 @@ pub async fn run(context: &Context) -> Outcome {
     let file = config::find(context.config.as_deref())?;
     let settings = config::load(&file)?;
     logs::for_daemon(context.verbose, settings.daemon.log);
-    daemon::serve(settings).await?;
-    Ok(exit::DONE)
+    match daemon::serve(settings).await {
+        Ok(()) => Ok(exit::DONE),
+        Err(error) if error.kind() == Kind::Exists => Err(Stop::Error(error, Some(exit::ALREADY_RUNNING))),
+        Err(error) => Err(error.into()),
+    }
 }

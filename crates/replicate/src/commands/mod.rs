@@ -74,7 +74,8 @@ impl Context {
         let response = match session::ask(settings, self.printer, &request).await {
             Ok(response) => response,
             Err(error) => {
-                let code = request.exit_code(error.kind());
+                let busy = error.to_string() == session::BUSY;
+                let code = if busy { exit::ALREADY_RUNNING } else { request.exit_code(error.kind()) };
                 return Err(Stop::Error(error, Some(code)));
             }
         };

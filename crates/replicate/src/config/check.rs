@@ -41,11 +41,24 @@ pub fn settings(document: &mut Document, raw: RawSettings, file: &Path) -> (Sett
         }
     }
     let daemon = daemon(document, raw.daemon.unwrap_or_default(), folder, &ledger);
+    let retention = raw.retention.unwrap_or_default();
+    let replica_grace = grace(document, "/retention/replica-grace", retention.replica_grace.as_deref(), 72);
+    let pack_grace = grace(document, "/retention/pack-grace", retention.pack_grace.as_deref(), 24);
+    if pack_grace < Duration::from_secs(3600) {
+        document.wrong_value("/retention/pack-grace", "a writer may need a pack longer than that — at least `1h`");
+    }
     // as typed: this one is named in messages about mistakes
     let beside = file.parent().unwrap_or(Path::new(""));
     let policies = beside.join(raw.policies.as_deref().unwrap_or("policies"));
-    let settings = Settings { file: file.to_owned(), ledger, sites, vaults, daemon, policies: BTreeMap::new() };
+    let (file, none) = (file.to_owned(), BTreeMap::new());
+    let settings = Settings { file, ledger, sites, vaults, daemon, replica_grace, pack_grace, policies: none };
     (settings, policies)
+}
+
+fn grace(document: &mut Document, at: &str, text: Option<&str>, hours: u64) -> Duration {
+    let usual = Duration::from_secs(hours * 3600);
+    let Some(text) = text else { return usual };
+    duration(text).map_err(|wrong| document.wrong_value(at, wrong)).unwrap_or(usual)
 }
 
 fn name_of<T>(document: &mut Document, name: model::Result<T>, at: &str) -> Option<T> {

@@ -23,6 +23,18 @@ pub struct RawSettings {
     pub vaults: BTreeMap<String, RawVault>,
     /// The daemon.
     pub daemon: Option<RawDaemon>,
+    /// How long deletion waits.
+    pub retention: Option<RawRetention>,
+}
+
+/// How long deletion waits.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct RawRetention {
+    /// How long a replica stays after retention has marked it. Default: `72h`.
+    pub replica_grace: Option<String>,
+    /// How long a pack of a vault stays after no point needs it, at least `1h`. Default: `24h`.
+    pub pack_grace: Option<String>,
 }
 
 /// The provider of a site.

@@ -23,6 +23,10 @@ pub struct Settings {
     pub vaults: BTreeMap<VaultName, VaultSettings>,
     /// The daemon.
     pub daemon: DaemonSettings,
+    /// How long a doomed replica stays.
+    pub replica_grace: Duration,
+    /// How long an unneeded pack stays.
+    pub pack_grace: Duration,
     /// All policies.
     pub policies: BTreeMap<PolicyName, Policy>,
 }

@@ -21,7 +21,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{self, Refusal, Settings};
-use crate::output;
 use crate::wiring;
 
 pub use hub::Hub;
@@ -36,6 +35,8 @@ pub struct State {
     pub stopping: CancellationToken,
     /// Cancelled when what still runs is parked.
     pub park: CancellationToken,
+    /// How many turns of the schedule may go on at the same time.
+    pub parallel_runs: usize,
     /// Everything that must end, or be parked, before the daemon does.
     pub work: TaskTracker,
 }
@@ -65,6 +66,7 @@ pub async fn serve(settings: Settings) -> Result<()> {
         hub,
         stopping: CancellationToken::new(),
         park: CancellationToken::new(),
+        parallel_runs: settings.daemon.parallel_runs,
         work: TaskTracker::new(),
     });
     let listener = bind(&settings)?;
@@ -112,8 +114,10 @@ fn reload(state: &State, settings: &mut Settings) {
     match config::load(&settings.file) {
         Err(Refusal::Unreadable(error)) => tracing::error!(why = error.chain(), "kept the old configuration"),
         Err(Refusal::Mistakes(files)) => {
-            let why = output::error::mistakes(&files);
-            tracing::error!(why = why.trim_end(), "kept the old configuration");
+            for (file, mistake) in files.iter().flat_map(|file| file.mistakes.iter().map(move |m| (&file.file, m))) {
+                let (line, column) = (mistake.line, mistake.column);
+                tracing::error!(file, line, column, why = mistake.text, "kept the old configuration");
+            }
         }
         Ok(new) if new.needs_restart(settings) => {
             tracing::error!("kept the old configuration: sites, vaults, ledger or daemon changed, restart for that");

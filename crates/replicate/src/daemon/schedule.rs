@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use engine::PruneRequest;
 use model::Clock;
+use tokio::sync::Semaphore;
 
 use super::State;
 use crate::wiring::SystemClock;
@@ -16,6 +17,7 @@ const RETENTION: Duration = Duration::from_secs(6 * 3600);
 
 /// Runs what is due, until the daemon stops.
 pub async fn run(state: Arc<State>) {
+    let turns = Arc::new(Semaphore::new(state.parallel_runs));
     begin_recovery(&state);
     begin_retention(&state);
     loop {
@@ -23,9 +25,11 @@ pub async fn run(state: Arc<State>) {
             () = state.stopping.cancelled() => return,
             () = tokio::time::sleep(pause(&state).await) => {}
         }
-        let busy = Arc::clone(&state);
         // each turn is work of its own: a server that takes hours does not keep the others waiting
+        let Ok(turn) = Arc::clone(&turns).try_acquire_owned() else { continue };
+        let busy = Arc::clone(&state);
         state.begin(async move {
+            let _turn = turn;
             match busy.engine.run_due().await {
                 Ok(report) if report.runs.is_empty() => {}
                 Ok(report) => tracing::info!(runs = report.runs.len(), outcome = ?report.outcome(), "due runs ended"),

@@ -1,12 +1,13 @@
 //! What long work shows while it goes on: bars with rate and ETA on a terminal, plain lines elsewhere.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::IsTerminal;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use engine::{Event, Observer, RunOutcome};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use model::RunId;
 
 use super::{Printer, human, note};
 
@@ -31,6 +32,8 @@ struct State {
     bars: MultiProgress,
     shown: HashMap<String, ProgressBar>,
     said: HashMap<String, Instant>,
+    /// Runs whose beginning was shown: what belongs to no such run is somebody else's, or only its preparation.
+    begun: HashSet<RunId>,
 }
 
 impl Progress {
@@ -48,6 +51,10 @@ impl Progress {
     pub fn finish(&self) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.shown.drain().for_each(|(_, bar)| bar.finish_and_clear());
+    }
+
+    fn has_begun(&self, run: &RunId) -> bool {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).begun.contains(run)
     }
 
     fn bytes(&self, what: &str, done: u64, total: u64) {
@@ -105,7 +112,11 @@ impl Observer for Progress {
         }
         match event {
             Event::Progress { what, done, total, .. } => self.bytes(what, *done, *total),
+            Event::StepFinished { run, .. } if !self.has_begun(run) => {}
             other => {
+                if let Event::RunStarted { run, .. } = other {
+                    self.state.lock().unwrap_or_else(PoisonError::into_inner).begun.insert(run.clone());
+                }
                 if let Some(line) = line(other) {
                     self.say(&line);
                 }

@@ -32,11 +32,15 @@ pub fn response(response: &Response) -> String {
 }
 
 fn problems(problems: &[Problem]) -> String {
+    indented("", problems)
+}
+
+fn indented(indent: &str, problems: &[Problem]) -> String {
     let mut text = String::new();
     for problem in problems {
-        let _ = writeln!(text, "problem: {}", problem.message);
+        let _ = writeln!(text, "{indent}problem: {}", problem.message);
         if let Some(hint) = &problem.hint {
-            let _ = writeln!(text, "  hint: {hint}");
+            let _ = writeln!(text, "{indent}  hint: {hint}");
         }
     }
     text
@@ -96,7 +100,7 @@ fn plan_text(plan: &PlanReport) -> String {
                 let _ = writeln!(text, "    because {reason}");
             }
             let _ = writeln!(text, "    steps: {}", destination.steps.join(", "));
-            text += &problems(destination.problem.as_slice());
+            text += &indented("    ", destination.problem.as_slice());
         }
     }
     text += &doomed("will be deleted", &plan.doomed);
@@ -144,7 +148,7 @@ fn run_text(run: &RunReport) -> String {
     for warning in &run.warnings {
         let _ = writeln!(text, "  warning: {warning}");
     }
-    text + &problems(run.problem.as_slice())
+    text + &indented("  ", run.problem.as_slice())
 }
 
 fn destination_text(destination: &DestinationReport) -> String {
@@ -154,11 +158,11 @@ fn destination_text(destination: &DestinationReport) -> String {
         engine::DestinationState::Failed => "not done, the next run tries again",
         engine::DestinationState::GivenUp => "given up for this point",
     };
-    let way = if destination.incremental { "changes only" } else { "everything read" };
+    let way = if destination.incremental { "read changes only" } else { "read everything" };
     let moved = format!("{} new, {} stored", bytes(destination.fresh_bytes), bytes(destination.stored_bytes));
-    let read = bytes(destination.received_bytes);
-    let text = format!("  {}: {state}, {way}: {read} read, {moved}\n", destination.place);
-    text + &problems(destination.problem.as_slice())
+    let sent = bytes(destination.received_bytes);
+    let text = format!("  {}: {state}; {way}, moved {sent}: {moved}\n", destination.place);
+    text + &indented("    ", destination.problem.as_slice())
 }
 
 fn status_text(status: &StatusReport) -> String {
@@ -198,7 +202,7 @@ fn stuck(server: &ServerStatus) -> String {
         let since = instant(run.started_at);
         let tries = count(run.attempts as usize, "attempt");
         let _ = writeln!(text, "{}: run {} since {since} stands at `{}` ({tries})", server.server, run.run, run.step);
-        text += &problems(run.problem.as_slice());
+        text += &indented("  ", run.problem.as_slice());
     }
     if let Some(problem) = &server.last_problem {
         let _ = writeln!(text, "{}: the last run did not do all: {}", server.server, problem.message);

@@ -64,6 +64,8 @@ pub async fn engine(settings: &Settings, observer: Arc<dyn Observer>) -> Result<
             program: concat!("replicate ", env!("CARGO_PKG_VERSION")).to_owned(),
             program_hash: program_hash().unwrap_or_default(),
             parallel: settings.daemon.parallel_runs,
+            replica_grace: settings.replica_grace,
+            pack_grace: settings.pack_grace,
             ..engine::Settings::default()
         },
         clock,

@@ -18,6 +18,32 @@ pub async fn open_bucket(settings: &VaultSettings, create: bool) -> Result<Arc<d
     Ok(Arc::new(RetryBucket::new(inner, RetryOptions::default())))
 }
 
+#[cfg(feature = "aws")]
+async fn s3_bucket(settings: &VaultSettings, bucket: &str, prefix: &str) -> Result<Arc<dyn Bucket>> {
+    use cloud_aws::s3::{S3Bucket, S3Credentials, S3Settings};
+    use secrecy::ExposeSecret;
+
+    let credentials = match (&settings.s3.keys, &settings.s3.profile) {
+        (Some((access, secret, token)), _) => S3Credentials::Static {
+            access_key: access.read("the access key of the bucket")?.expose_secret().to_owned(),
+            secret_key: secret.read("the secret key of the bucket")?,
+            session_token: token.as_ref().map(|token| token.read("the session token of the bucket")).transpose()?,
+        },
+        (None, Some(profile)) => S3Credentials::Profile(profile.clone()),
+        (None, None) => S3Credentials::Chain,
+    };
+    let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
+    let settings = S3Settings {
+        bucket: bucket.to_owned(),
+        prefix,
+        region: settings.s3.region.clone(),
+        endpoint: settings.s3.endpoint.clone(),
+        path_style: settings.s3.path_style,
+        credentials,
+    };
+    Ok(Arc::new(S3Bucket::open(settings).await?))
+}
+
 #[cfg(not(feature = "aws"))]
 async fn s3_bucket(_settings: &VaultSettings, bucket: &str, _prefix: &str) -> Result<Arc<dyn Bucket>> {
     Err(Error::new(Kind::Invalid, format!("cannot open bucket s3://{bucket}"))
