@@ -3,6 +3,7 @@
 mod archive;
 mod crash;
 mod house;
+mod kill;
 mod restore;
 mod runs;
 mod upkeep;
