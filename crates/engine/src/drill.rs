@@ -28,7 +28,6 @@ const IMAGE: &str = "drill-image";
 struct Shown {
     rungs: Vec<Rung>,
     console: String,
-    seconds: f64,
     passed: bool,
 }
 
@@ -201,7 +200,7 @@ impl Engine {
             }
         }
         let passed = climb.dead.is_none() && climb.rungs.iter().all(|rung| rung.passed);
-        Ok(Shown { rungs: climb.rungs, console: climb.console, seconds: watch.seconds(), passed })
+        Ok(Shown { rungs: climb.rungs, console: climb.console, passed })
     }
 
     /// Signs the receipt, keeps it, and notes the proven replica; all in the commit that closes the drill.

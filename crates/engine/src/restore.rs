@@ -51,7 +51,7 @@ impl Engine {
         for message in silent {
             self.tell(Event::Warning { run: Some(run.id.clone()), message });
         }
-        let result = self.from_best(&run, choices, skipped, &request.to).await;
+        let result = self.restore_best(&run, choices, skipped, &request.to).await;
         let mut report = match result {
             Ok(report) => report,
             Err(error) => return Err(self.restore_failed(run, error).await),
@@ -77,7 +77,7 @@ impl Engine {
     }
 
     /// Tries points and replicas in order until one can be written whole.
-    async fn from_best(
+    async fn restore_best(
         &self,
         run: &RunRecord,
         choices: Vec<Restorable>,
