@@ -71,7 +71,7 @@ licences() {
     CARGO_TARGET_DIR=$REPLICATE_CACHE/deny-target cargo install -q --locked cargo-deny || return 1
   fi
   # the advisory database is fetched from a code host that a closed network may not reach
-  cargo deny --offline --config .deny.toml check bans licenses sources
+  cargo deny --offline check bans licenses sources
 }
 demo() { deploy/demo.sh; }
 
