@@ -38,6 +38,7 @@ impl FromStr for BucketUrl {
             let up = path.components().any(|part| part == std::path::Component::ParentDir);
             return match path {
                 path if !path.is_absolute() => refuse("the path is not absolute"),
+                path if path.as_os_str().as_encoded_bytes().starts_with(b"//") => refuse("it names a host"),
                 _ if up => refuse("the path goes up with `..`"),
                 path => Ok(Self::Dir(path)),
             };
