@@ -163,8 +163,8 @@ impl Archive for vault::Vault {
     }
 
     async fn collect(&self, grace: Duration) -> Result<Collected> {
-        let _ = grace;
-        Ok(Collected::default())
+        let report = self.collect(grace, false).await?;
+        Ok(Collected { marked: report.in_use_though_condemned, packs: report.deleted, bytes: report.freed_bytes })
     }
 }
 

@@ -19,6 +19,9 @@ use crate::layout::{CLOCK, DAMAGED, INDEX, MANIFESTS, PACKS, TOMBS, parse_manife
 /// Requests under way at a time.
 const PARALLEL: usize = 16;
 
+/// Age at which the mark of a collector that read the clock belongs to a dead one.
+const DEAD_MARK: Duration = Duration::from_secs(24 * 3600);
+
 /// Reads which packs an object refers to: the one thing of the collector that needs the keys of the vault.
 #[async_trait]
 pub(crate) trait References: Send + Sync {
@@ -61,7 +64,7 @@ impl<'a> Pass<'a> {
 
     /// Runs the pass. What a pass that died left is finished by the next one.
     pub async fn run(mut self) -> Result<CollectReport> {
-        let bound = self.bound(true).await?;
+        let bound = self.bound().await?;
         let mut machine = Collector::new();
         loop {
             let wants = machine.wants();
@@ -84,7 +87,7 @@ impl<'a> Pass<'a> {
 
     /// Tells what a pass would do, and changes nothing (save for the clock's mark, which is taken away again).
     pub async fn rehearse(mut self) -> Result<CollectReport> {
-        let bound = self.bound(true).await?;
+        let bound = self.bound().await?;
         let old = self.old_packs(bound).await?;
         let mut tombs = names(&self.bucket.list(TOMBS).await?);
         let needed = self.needed().await?;
@@ -127,21 +130,23 @@ impl<'a> Pass<'a> {
 
     /// The instant before which things are old enough. Asks the store for its time by making an object: no decision to
     /// delete may rest on this machine's clock.
-    async fn bound(&self, remove: bool) -> Result<Timestamp> {
+    async fn bound(&self) -> Result<Timestamp> {
         let mark = format!("{CLOCK}{:032x}", rand::random::<u128>());
         self.bucket
             .put(&mark, Bytes::from_static(b"the collector reads the store's time here"), Put::CreateOnly)
             .await?;
         let marks = self.bucket.list(CLOCK).await?;
         let now = marks.iter().find(|object| object.key == mark).map(|object| object.modified);
-        let bound = now.and_then(|now| now.checked_sub(self.grace).ok()).ok_or_else(|| {
-            Error::new(Kind::Transient, format!("cannot read the time of {}", self.bucket.describe()))
-                .because("the listing does not show an object that was just made")
-        })?;
-        if remove {
-            for object in marks.iter().filter(|object| object.key == mark || object.modified <= bound) {
-                self.bucket.delete(&object.key).await?;
-            }
+        let before = |age: Duration| now.and_then(|now| now.checked_sub(age).ok());
+        let (Some(bound), Some(left_over)) = (before(self.grace), before(self.grace.max(DEAD_MARK))) else {
+            let what = format!("cannot read the time of {}", self.bucket.describe());
+            return Err(
+                Error::new(Kind::Transient, what).because("the listing does not show an object that was just made")
+            );
+        };
+        // a young mark of somebody else is a collector that looks for it right now
+        for object in marks.iter().filter(|object| object.key == mark || object.modified <= left_over) {
+            self.bucket.delete(&object.key).await?;
         }
         Ok(bound)
     }
@@ -159,12 +164,8 @@ impl<'a> Pass<'a> {
         let manifests: Vec<Object> =
             listed.into_iter().filter(|object| parse_manifest_key(&object.key).is_some()).collect();
         self.report.manifests = manifests.len() as u64;
-        let this = &*self;
-        let packs: Vec<Vec<PackId>> = stream::iter(&manifests)
-            .map(|object| async move { this.packs_of(object).await })
-            .buffer_unordered(PARALLEL)
-            .try_collect()
-            .await?;
+        let reads: Vec<_> = manifests.iter().map(|object| self.packs_of(object)).collect();
+        let packs: Vec<Vec<PackId>> = stream::iter(reads).buffer_unordered(PARALLEL).try_collect().await?;
         Ok(packs.into_iter().flatten().collect())
     }
 
@@ -196,17 +197,10 @@ impl<'a> Pass<'a> {
         let index = self.bucket.list(INDEX).await?;
         let marks = self.bucket.list(DAMAGED).await?;
         let old: Vec<Object> = index.into_iter().filter(|object| object.modified <= bound).collect();
-        let references = self.references;
-        let described: Vec<(Object, Vec<PackId>)> = stream::iter(old)
-            .map(|object| async move {
-                let packs = references.of_index(&object).await;
-                packs.map(|packs| (object, packs))
-            })
-            .buffer_unordered(PARALLEL)
-            // one that cannot be read helps nobody to find a block, but it is a scrub's to judge, not ours
-            .filter_map(|read| async move { read.ok() })
-            .collect()
-            .await;
+        let reads: Vec<_> = old.into_iter().map(|object| described(self.references, object)).collect();
+        // one that cannot be read helps nobody to find a block, but it is a scrub's to judge, not ours
+        let read: Vec<Result<_>> = stream::iter(reads).buffer_unordered(PARALLEL).collect().await;
+        let described = read.into_iter().flatten();
         let needed = self.needed().await?;
         // listed after what speaks of them: a pack that is not in this listing is gone for good
         let present = names(&self.bucket.list(PACKS).await?);
@@ -234,6 +228,11 @@ impl<'a> Pass<'a> {
         }
         Ok(())
     }
+}
+
+async fn described(references: &dyn References, object: Object) -> Result<(Object, Vec<PackId>)> {
+    let packs = references.of_index(&object).await?;
+    Ok((object, packs))
 }
 
 fn unreadable(object: &Object, error: Error) -> Error {
