@@ -1,5 +1,7 @@
 //! What a person sees: each story is a session at the terminal, kept as a golden file with exit codes and stderr.
 
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a panic is a test's verdict")]
+
 mod common;
 
 use common::{World, golden};

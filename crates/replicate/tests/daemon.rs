@@ -1,5 +1,7 @@
 //! The daemon as a process: the same answers with and without it, signals, and who may ask.
 
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a panic is a test's verdict")]
+
 mod common;
 
 use std::process::{Child, Stdio};
