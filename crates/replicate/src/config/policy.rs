@@ -80,6 +80,11 @@ fn schedule(document: &mut Document, raw: RawSchedule) -> Option<Schedule> {
     let trial = Schedule { cron: cron.clone(), timezone: checked, jitter: none, catch_up: once };
     if let Err(error) = engine::Calendar::new(&trial) {
         let why = error.source().map(ToString::to_string).unwrap_or_default();
+        // the matcher of fields repeats what it read, and does not say what it wants
+        let why = match why.contains(char::is_alphabetic) {
+            true => why,
+            false => "a field is out of range (minute 0-59, hour 0-23, day 1-31, month 1-12, weekday 0-7)".to_owned(),
+        };
         let hint = error.advice().map(|hint| format!(" — {hint}")).unwrap_or_default();
         document.wrong_value("/schedule/cron", format!("`{cron}` is not a schedule: {why}{hint}"));
     }
