@@ -93,6 +93,7 @@ impl Engine {
         let mut last = None;
         for restorable in &choices {
             for source in &restorable.replicas {
+                self.hold_for(run, &restorable.point).await?;
                 let made = match self.drill_image(run, site, &restorable.point, source).await {
                     Ok(made) => made,
                     Err(trouble) if !self.may_fall_over(&restorable.point, source, &trouble).await? => {

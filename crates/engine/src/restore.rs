@@ -16,7 +16,7 @@ use crate::files::Restored;
 use crate::ledger::{self, Batch, Tree};
 use crate::meter::Meter;
 use crate::observe::Event;
-use crate::records::{RunKind, RunRecord, RunState, replica_key};
+use crate::records::{HoldRecord, RunKind, RunRecord, RunState, replica_key};
 use crate::report::disk_label;
 use crate::steps::{disk_step, retire, token};
 use crate::{Engine, Problem, RestoreReport, RestoreRequest, RestoreTo, RunOutcome, Skipped};
@@ -88,6 +88,7 @@ impl Engine {
         for restorable in choices {
             for source in &restorable.replicas {
                 let point = &restorable.point;
+                self.hold_for(run, point).await?;
                 match self.write(run, point, source, to).await {
                     Ok(made) => return Ok(report(run, &restorable, source, made, skipped)),
                     Err(trouble) if !self.may_fall_over(point, source, &trouble).await? => return Err(trouble.error),
@@ -240,6 +241,18 @@ impl Engine {
             tracing::warn!(error = %trouble.chain(), "cannot close the restore's record");
         }
         error
+    }
+
+    /// Retention leaves the point alone until the run is closed.
+    pub(crate) async fn hold_for(&self, run: &RunRecord, point: &RestorePoint) -> Result<()> {
+        let why = format!("a {} reads it", run.kind.name());
+        let mut batch = Batch::new();
+        batch.put(
+            Tree::Holds,
+            format!("{}/{}", point.id, run.id),
+            &HoldRecord { run: run.id.clone(), why, since: self.now() },
+        )?;
+        self.ledger.commit(batch).await
     }
 
     /// A run that is not resumed: it is cleaned up if it dies.

@@ -154,7 +154,15 @@ impl Engine {
         self.save_run(&run).await?;
         let what = run.kind.name().to_owned();
         self.tell(Event::RunStarted { run: run.id.clone(), server: run.server.clone(), what, resumed });
-        let mut context = self.context(run).await?;
+        let mut context = match self.context(run.clone()).await {
+            Ok(context) => context,
+            // its site is not configured any more, say: told, and tried again when it is
+            Err(error) => {
+                run.problem = Some(Problem::from(&error));
+                self.save_run(&run).await?;
+                return Ok(report(&run, began.elapsed().as_secs_f64(), resumed));
+            }
+        };
         self.advance(&mut context).await?;
         let seconds = began.elapsed().as_secs_f64();
         let report = report(&context.run, seconds, resumed);

@@ -1,4 +1,5 @@
 //! The engine on the memory cloud: one binary, so that it links once.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)] // a panic is the verdict of a test
 
 mod archive;
 mod crash;

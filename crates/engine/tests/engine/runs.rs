@@ -84,9 +84,7 @@ async fn a_destination_that_fails_does_not_stop_the_other_and_is_caught_up() {
     assert!(resumed.runs[0].resumed);
     assert_eq!(resumed.runs[0].point, parked.runs[0].point);
     let point = resumed.runs[0].point.clone().unwrap();
-    let state = house.vault.state.lock().unwrap();
-    assert_eq!(state.points[&point].1[&disk("vda")][0], 0x55);
-    drop(state);
+    assert_eq!(house.vault.state.lock().unwrap().points[&point].1[&disk("vda")][0], 0x55);
     house.assert_clean().await;
 }
 
@@ -124,4 +122,68 @@ async fn a_lost_capture_ends_its_run_and_a_new_one_begins() {
     assert_eq!(report.outcome(), RunOutcome::Done, "{report:?}");
     assert_ne!(report.runs[0].point, parked.runs[0].point);
     house.assert_clean().await;
+}
+
+#[tokio::test]
+async fn a_base_that_rotted_at_a_destination_is_found_by_its_root_and_healed() {
+    let house = House::new();
+    house.run().await;
+    let images = house.remote.images().await.unwrap();
+    house.remote.damage_image(&images[0].0, &disk("vda"), HALF - 7).unwrap();
+    house.write("vdb", 0, 0x34, 512);
+    let report = house.run().await;
+    assert_eq!(report.outcome(), RunOutcome::Done, "{report:?}");
+    assert!(report.runs[0].destinations.iter().all(|d| !d.incremental), "everything was read again");
+    let point = report.runs[0].point.clone().unwrap();
+    let images = house.remote.images().await.unwrap();
+    let (image, _) = images.iter().find(|(_, held)| held.id == point).unwrap();
+    let reader = house.remote.open_image(image, &disk("vda")).await.unwrap();
+    let bytes = reader.read_at(0, 2 * HALF as usize).await.unwrap();
+    assert_eq!(bytes.to_vec(), house.bytes("vda"));
+    house.assert_clean().await;
+}
+
+#[tokio::test]
+async fn files_become_a_point_also_when_the_import_is_interrupted() {
+    let house = House::new();
+    let path = house.folder.path().join("appliance.raw");
+    let bytes: Vec<u8> = (0..2 * HALF).map(|at| (at / 512 % 251) as u8).collect();
+    std::fs::write(&path, &bytes).unwrap();
+    let request = engine::ImportRequest {
+        files: vec![path],
+        format: None,
+        server: server(),
+        to: vec![vault_place(), site_place()],
+        arch: model::Arch::X86_64,
+        firmware: model::Firmware::Bios,
+        memory: 1 << 28,
+        vcpus: 1,
+    };
+    house.vault.state.lock().unwrap().down = Some(Kind::Transient);
+    let report = house.engine().await.import(&request).await.unwrap();
+    assert_eq!(report.outcome, RunOutcome::PartlyDone, "{report:?}");
+    house.vault.state.lock().unwrap().down = None;
+    let resumed = house.engine().await.resume().await.unwrap();
+    assert_eq!(resumed.outcome(), RunOutcome::Done);
+    assert_eq!(resumed.runs[0].point, report.point);
+    let point = report.point.unwrap();
+    assert_eq!(*house.vault.state.lock().unwrap().points[&point].1[&disk("vda")], bytes);
+    house.assert_clean().await;
+}
+
+#[tokio::test]
+async fn a_second_run_of_one_server_is_told_so() {
+    let house = House::new();
+    house.lab.inject(cloud::memory::Rule::new(
+        "capture",
+        1,
+        cloud::memory::Fault::Delay(std::time::Duration::from_millis(50)),
+    ));
+    let engine = house.engine().await;
+    let request = house.request();
+    let (first, second) = tokio::join!(engine.run(&request), engine.run(&request));
+    let mut outcomes = [first.unwrap().outcome(), second.unwrap().outcome()];
+    outcomes.sort();
+    assert_eq!(outcomes, [RunOutcome::Done, RunOutcome::AlreadyRunning]);
+    assert_eq!(house.remote.images().await.unwrap().len(), 1);
 }
