@@ -2,6 +2,8 @@
 //!
 //! One test with parts, so that the server starts once. Skipped, loudly, where the server cannot be had.
 
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a panic is a test's verdict")]
+
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};

@@ -1,5 +1,7 @@
 //! What holds of names, roots and extents for any input.
 
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a panic is a test's verdict")]
+
 use model::{Change, DiskName, DiskRoot, Extent, ExtentList, RunId, Select, ServerName, SiteName};
 use proptest::prelude::*;
 

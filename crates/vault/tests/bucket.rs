@@ -1,5 +1,7 @@
 //! The suite of buckets on memory and on a directory, that it can fail, and what the retry decorator resolves.
 
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a panic is a test's verdict")]
+
 use std::sync::Arc;
 use std::time::Duration;
 

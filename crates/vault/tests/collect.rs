@@ -1,5 +1,7 @@
 //! The collector on real vaults: what is forgotten goes, what is needed stays, also beside writers and through crashes.
 
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a panic is a test's verdict")]
+
 mod common;
 
 use std::sync::Arc;

@@ -1,5 +1,7 @@
 //! Hostile and damaged buckets: every change is detected, none by a panic; what can be healed is.
 
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a panic is a test's verdict")]
+
 mod common;
 
 use std::sync::Arc;

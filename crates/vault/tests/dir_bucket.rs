@@ -1,5 +1,7 @@
 //! What a directory bucket promises beyond the suite that every bucket passes: leftovers, traps of the file system.
 
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a panic is a test's verdict")]
+
 use bytes::Bytes;
 use model::Kind;
 use vault::bucket::{Bucket, DirBucket, Put};

@@ -1,5 +1,7 @@
 //! Who opens a vault, and who does not.
 
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a panic is a test's verdict")]
+
 mod common;
 
 use std::sync::Arc;

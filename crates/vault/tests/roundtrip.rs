@@ -1,5 +1,7 @@
 //! What is written is read: full points, increments, deduplication, resume, commits.
 
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a panic is a test's verdict")]
+
 mod common;
 
 use std::sync::Arc;
