@@ -82,7 +82,7 @@ fn points_of(world: &World, arguments: &[&str]) -> usize {
 fn chosen(count: usize, stride: usize) -> Vec<usize> {
     let full = std::env::var_os("REPLICATE_SWEEP").is_some_and(|value| value == "full");
     let offset = std::process::id() as usize;
-    (1..=count).filter(|n| full || (n + offset) % stride == 0).collect()
+    (1..=count).filter(|n| full || (n + offset).is_multiple_of(stride)).collect()
 }
 
 /// What follows every death: the command again, and the house put in order.
