@@ -5,7 +5,7 @@
 //! bench VAULT restore POINT FILE
 //! bench VAULT verify
 //! ```
-//! One line of figures on stdout. `LEVEL`, `THREADS`, `CHECK=0` choose the options.
+//! One line of figures on stdout. `LEVEL`, `THREADS`, `CHECK` (every n-th frame) choose the options.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 use std::os::unix::fs::FileExt;
@@ -132,7 +132,7 @@ fn options() -> Options {
     let mut options = Options::new(Arc::new(ManualClock::new("2026-11-22T00:00:00Z".parse().unwrap())));
     options.level = number("LEVEL").unwrap_or(3) as i32;
     options.threads = number("THREADS").unwrap_or(0) as usize;
-    options.check = number("CHECK") != Some(0);
+    options.check_every = number("CHECK").map_or(options.check_every, |every| every as u32);
     options
 }
 

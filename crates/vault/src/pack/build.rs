@@ -5,14 +5,14 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use model::{Result, crash};
 use tokio::task::JoinHandle;
 
 use super::frame::{FrameEntry, FrameKind, Making, encode};
 use super::{BLOCK, BlockAt, BlockId, FRAME, FRAME_BLOCKS, FrameAt, HEADER, PACK_FRAMES, PACK_TARGET, trailer};
 use crate::PackId;
-use crate::cipher::{Cipher, TAG};
+use crate::cipher::Cipher;
 use crate::keys::broken;
 use crate::shared::Shared;
 use crate::work::Pending;
@@ -23,14 +23,18 @@ const UPLOADS: usize = 2;
 /// Room behind the target for frames that were on their way when it was reached, and for the trailer.
 const SLACK: u64 = 6 << 20;
 
-/// A frame that came back from a worker: its sealed bytes, whether they are compressed, and its buffer.
-type Encoded = Result<(Vec<u8>, bool, Vec<u8>)>;
+/// A frame that came back from a worker: both buffers, to be used again, and whether it is compressed.
+struct Encoded {
+    plain: Vec<u8>,
+    sealed: Vec<u8>,
+    zipped: bool,
+}
 
 struct Encoding {
     number: u32,
     kind: FrameKind,
     raw: u32,
-    pending: Pending<Encoded>,
+    pending: Pending<Result<Encoded>>,
 }
 
 struct Filling {
@@ -42,7 +46,7 @@ struct Filling {
 struct Open {
     pack: PackId,
     cipher: Arc<Cipher>,
-    body: Vec<u8>,
+    body: BytesMut,
     entries: Vec<Option<FrameEntry>>,
     ids: Vec<Vec<BlockId>>,
     encoding: VecDeque<Encoding>,
@@ -70,8 +74,11 @@ pub(crate) struct PackStream {
     run: Arc<Run>,
     open: Option<Open>,
     filling: Option<Filling>,
+    /// Buffers of frames, before and after encoding, and of packs.
     spare: Vec<Vec<u8>>,
-    uploads: VecDeque<JoinHandle<Result<u64>>>,
+    spare_sealed: Vec<Vec<u8>>,
+    spare_body: Option<BytesMut>,
+    uploads: VecDeque<JoinHandle<Result<(u64, Option<BytesMut>)>>>,
     /// Bytes that were stored so far.
     pub stored: u64,
 }
@@ -79,8 +86,17 @@ pub(crate) struct PackStream {
 impl PackStream {
     /// A stream that has stored nothing.
     pub fn new(shared: Arc<Shared>, run: Arc<Run>) -> Self {
-        let (spare, uploads) = (Vec::new(), VecDeque::new());
-        Self { shared, run, open: None, filling: None, spare, uploads, stored: 0 }
+        Self {
+            shared,
+            run,
+            open: None,
+            filling: None,
+            spare: Vec::new(),
+            spare_sealed: Vec::new(),
+            spare_body: None,
+            uploads: VecDeque::new(),
+            stored: 0,
+        }
     }
 
     /// Makes sure that [`push`](Self::push) has room for one block: closes a full frame, and a full pack.
@@ -148,7 +164,10 @@ impl PackStream {
     fn open_pack(&mut self) -> Result<&mut Open> {
         if self.open.is_none() {
             let pack = PackId::random();
-            let mut body = Vec::with_capacity((PACK_TARGET + SLACK) as usize);
+            // one large allocation per pack would come and go, and tear holes into the heap
+            let room = || BytesMut::with_capacity((PACK_TARGET + SLACK) as usize);
+            let mut body = self.spare_body.take().unwrap_or_else(room);
+            body.clear();
             body.extend_from_slice(HEADER);
             self.open = Some(Open {
                 pack,
@@ -169,13 +188,15 @@ impl PackStream {
     }
 
     fn encode(&mut self, number: u32, kind: FrameKind, plain: Vec<u8>) -> Result<()> {
-        let (vault, check) = (self.shared.keys.vault, self.shared.options.check);
+        let (vault, every) = (self.shared.keys.vault, self.shared.options.check_every);
+        let check = every > 0 && number.is_multiple_of(every);
         let Some(open) = &mut self.open else { return Err(broken("a frame has no pack")) };
         let making = Making { vault, pack: open.pack, number, kind, check };
         let (cipher, raw) = (open.cipher.clone(), plain.len() as u32);
+        let mut sealed = self.spare_sealed.pop().unwrap_or_default();
         let pending = self.shared.workers.submit(move |scratch| {
-            let (sealed, zipped) = encode(making, &cipher, &plain, scratch)?;
-            Ok((sealed, zipped, plain))
+            let zipped = encode(making, &cipher, &plain, &mut sealed, scratch)?;
+            Ok(Encoded { plain, sealed, zipped })
         });
         open.encoding.push_back(Encoding { number, kind, raw, pending });
         Ok(())
@@ -197,12 +218,13 @@ impl PackStream {
 
     async fn take_in(&mut self, frame: Encoding) -> Result<()> {
         let Encoding { number, kind, raw, pending } = frame;
-        let (sealed, zipped, mut plain) = pending.wait().await??;
+        let Encoded { mut plain, sealed, zipped } = pending.wait().await??;
         let Some(open) = &mut self.open else { return Err(broken("a frame has no pack")) };
         open.append(number, kind, raw, zipped, &sealed);
-        if kind == FrameKind::Data && self.spare.len() < 4 {
+        if kind == FrameKind::Data && self.spare.len() < self.shared.workers.threads + 2 {
             plain.clear();
             self.spare.push(plain);
+            self.spare_sealed.push(sealed);
         }
         Ok(())
     }
@@ -215,28 +237,30 @@ impl PackStream {
         let entries: Option<Vec<FrameEntry>> = open.entries.iter().copied().collect();
         let entries = entries.ok_or_else(|| broken("a frame was never encoded"))?;
         let ids: Vec<BlockId> = open.ids.concat();
-        open.body.reserve_exact(ids.len() * 16 + entries.len() * 16 + 2 * TAG + trailer::FOOTER);
-        trailer::append(self.shared.keys.vault, open.pack, &open.cipher, &entries, &ids, &mut open.body)?;
+        let end = trailer::build(self.shared.keys.vault, open.pack, &open.cipher, &entries, &ids)?;
+        open.body.extend_from_slice(&end);
         while self.uploads.len() >= UPLOADS {
             self.await_upload().await?;
         }
         let (shared, run, pack, frames) = (self.shared.clone(), self.run.clone(), open.pack, open.ids);
-        let body = Bytes::from(open.body);
+        let body: Bytes = open.body.freeze();
         self.uploads.push_back(tokio::spawn(async move {
             let size = body.len() as u64;
             crash::point("vault.pack.before");
-            shared.create(&pack.key(), body).await?;
+            shared.create(&pack.key(), body.clone()).await?;
             crash::point("vault.pack.after");
             shared.packs.note_sizes([(pack, size as u32)]);
             run.stored(&shared, pack, &frames, size);
-            Ok(size)
+            Ok((size, body.try_into_mut().ok()))
         }));
         Ok(())
     }
 
     async fn await_upload(&mut self) -> Result<()> {
         let Some(upload) = self.uploads.pop_front() else { return Ok(()) };
-        self.stored += upload.await.map_err(|e| broken("an upload broke off").because(e))??;
+        let (size, body) = upload.await.map_err(|e| broken("an upload broke off").because(e))??;
+        self.stored += size;
+        self.spare_body = body.or(self.spare_body.take());
         Ok(())
     }
 }

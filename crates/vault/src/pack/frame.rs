@@ -76,9 +76,15 @@ pub(crate) struct Making {
     pub check: bool,
 }
 
-/// Compresses and seals `plain`. Returns the sealed bytes and whether they are compressed.
-pub(crate) fn encode(making: Making, cipher: &Cipher, plain: &[u8], scratch: &mut Scratch) -> Result<(Vec<u8>, bool)> {
-    let mut out = Vec::with_capacity(plain.len() + TAG + 64);
+/// Compresses and seals `plain` into `out`, a buffer to be reused. Returns whether it is compressed.
+pub(crate) fn encode(
+    making: Making,
+    cipher: &Cipher,
+    plain: &[u8],
+    out: &mut Vec<u8>,
+    scratch: &mut Scratch,
+) -> Result<bool> {
+    out.clear();
     let mut zipped = false;
     if probe(plain) {
         out.resize(plain.len(), 0);
@@ -89,7 +95,7 @@ pub(crate) fn encode(making: Making, cipher: &Cipher, plain: &[u8], scratch: &mu
             out.truncate(len);
             zipped = true;
             if making.check {
-                compare(plain, &out, scratch)?;
+                compare(plain, out, scratch)?;
             }
         }
     }
@@ -98,8 +104,8 @@ pub(crate) fn encode(making: Making, cipher: &Cipher, plain: &[u8], scratch: &mu
         out.extend_from_slice(plain);
     }
     let aad = aad(making.vault, making.pack, making.number, making.kind, zipped, plain.len() as u32);
-    cipher.seal(making.number, &aad, &mut out, 0)?;
-    Ok((out, zipped))
+    cipher.seal(making.number, &aad, out, 0)?;
+    Ok(zipped)
 }
 
 /// Whether compression is worth a try. Random bytes (media, ciphertext, packed archives) cost time and gain nothing:

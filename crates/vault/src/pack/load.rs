@@ -26,7 +26,7 @@ const TAIL: u64 = 4096;
 /// Frames that lie together are fetched together, up to this many bytes.
 const GET_MOST: u64 = 4 << 20;
 /// Bytes of frames in the cache.
-const FRAMES_HELD: usize = 40 << 20;
+const FRAMES_HELD: usize = 32 << 20;
 /// Bytes of block ids in the cache.
 const IDS_HELD: usize = 16 << 20;
 /// Tables in the cache.

@@ -20,7 +20,7 @@ pub(crate) const FRAME_BLOCKS: usize = 256;
 /// Bytes of a full frame: the unit of compression and encryption.
 pub(crate) const FRAME: usize = BLOCK * FRAME_BLOCKS;
 /// A pack is closed when it has about as many bytes.
-pub(crate) const PACK_TARGET: u64 = 24 << 20;
+pub(crate) const PACK_TARGET: u64 = 16 << 20;
 /// No pack is longer.
 pub(crate) const PACK_LONGEST: u64 = 64 << 20;
 /// No pack has more frames.

@@ -76,22 +76,21 @@ fn aad(vault: VaultId, pack: PackId, footer: &Footer) -> Vec<u8> {
     aad
 }
 
-/// Appends ids, table and footer to a pack's frames.
-pub(crate) fn append(
+/// Ids, table and footer: what stands behind a pack's frames.
+pub(crate) fn build(
     vault: VaultId,
     pack: PackId,
     cipher: &Cipher,
     frames: &[FrameEntry],
     ids: &[BlockId],
-    out: &mut Vec<u8>,
-) -> Result<()> {
+) -> Result<Vec<u8>> {
     let lengths = (u32::try_from(ids.len() * 16 + TAG), u32::try_from(frames.len() * ENTRY + TAG));
     let (Ok(ids_len), Ok(table_len)) = lengths else { return Err(broken("a pack has too many blocks")) };
     let footer = Footer { ids: ids_len, table: table_len, frames: frames.len() as u32 };
     let aad = aad(vault, pack, &footer);
-    let start = out.len();
+    let mut out = Vec::with_capacity(ids_len as usize + table_len as usize + FOOTER);
     out.extend_from_slice(ids.as_flattened());
-    cipher.seal(IDS, &aad, out, start)?;
+    cipher.seal(IDS, &aad, &mut out, 0)?;
     let start = out.len();
     for frame in frames {
         out.extend_from_slice(&[frame.kind as u8, u8::from(frame.zipped)]);
@@ -100,9 +99,9 @@ pub(crate) fn append(
         out.extend_from_slice(&frame.stored.to_le_bytes());
         out.extend_from_slice(&frame.raw.to_le_bytes());
     }
-    cipher.seal(TABLE, &aad, out, start)?;
+    cipher.seal(TABLE, &aad, &mut out, start)?;
     out.extend_from_slice(&footer.bytes());
-    Ok(())
+    Ok(out)
 }
 
 /// The frames of a pack, by number.
