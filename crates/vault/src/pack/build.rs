@@ -18,6 +18,9 @@ use crate::shared::Shared;
 use crate::work::Pending;
 use crate::writer::run::Run;
 
+/// Bytes of a stored pack, and its buffer if it can be filled again.
+type Uploaded = (u64, Option<BytesMut>);
+
 /// Packs that are uploaded while another one fills.
 const UPLOADS: usize = 2;
 /// Room behind the target for frames that were on their way when it was reached, and for the trailer.
@@ -78,7 +81,7 @@ pub(crate) struct PackStream {
     spare: Vec<Vec<u8>>,
     spare_sealed: Vec<Vec<u8>>,
     spare_body: Option<BytesMut>,
-    uploads: VecDeque<JoinHandle<Result<(u64, Option<BytesMut>)>>>,
+    uploads: VecDeque<JoinHandle<Result<Uploaded>>>,
     /// Bytes that were stored so far.
     pub stored: u64,
 }
