@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fetches the peers of the benchmark by package name into DIR and prints the variables that name them:
 #   eval "$(tests/bench/get-peers.sh DIR)"
-# restic 0.18 comes from Debian's trixie suite (its binary is static), borg from PyPI, rustic from crates.io (a build
+# restic 0.18 comes from Debian's trixie suite (its binary is static), borg from PyPI, rustic by cargo install (a build
 # of many minutes: RUSTIC=skip leaves it out).
 set -euo pipefail
 dir=$(mkdir -p "$1" && cd "$1" && pwd); cd "$dir"
