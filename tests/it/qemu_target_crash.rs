@@ -49,6 +49,7 @@ async fn written(site: &QemuSite, step: &str) -> (ImageDisk, RestorePoint) {
         memory: 32 << 20,
         vcpus: 1,
         chipset: None,
+        flavor: None,
         disks: vec![DiskSpec { name: vda.clone(), size, bus: DiskBus::Virtio, serial: None }],
         nics: Vec::new(),
         agent: false,

@@ -228,8 +228,9 @@ impl Source for Retrying {
 
     async fn open(&self, capture: &Capture, disk: &DiskName, incremental: bool) -> Result<Box<dyn DiskRead>> {
         let source = self.inner_source()?;
+        // an effect: where a service has no call that reads a snapshot, a volume and an image of it are made first
         let reader =
-            self.shared.retry(Call::Look, "open a captured disk", || source.open(capture, disk, incremental)).await?;
+            self.shared.retry(Call::Effect, "open a captured disk", || source.open(capture, disk, incremental)).await?;
         Ok(Box::new(RetryingReader { inner: reader, shared: self.shared.clone() }))
     }
 

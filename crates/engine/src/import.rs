@@ -72,6 +72,7 @@ impl Engine {
             memory: request.memory,
             vcpus: request.vcpus,
             chipset: None,
+            flavor: None,
             disks: specs,
             nics: Vec::new(),
             agent: false,

@@ -64,13 +64,22 @@ pub struct DiskSpec {
 }
 
 /// A network card.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NicSpec {
     /// Its hardware address, `52:54:00:12:34:56`, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
     /// The model in QEMU's words (`virtio-net-pci`).
     pub model: String,
+    /// The name of its network at the source, if the source has networks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
+    /// Its fixed addresses at the source.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<String>,
+    /// The names of its security groups at the source.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub security_groups: Vec<String>,
 }
 
 /// The machine itself.
@@ -87,6 +96,9 @@ pub struct MachineSpec {
     /// The chipset in QEMU's words (`q35`, `pc`, `virt`), if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chipset: Option<String>,
+    /// The source's name for this size of machine (`m1.small`), if it has one: a mapping at the target begins with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flavor: Option<String>,
     /// Disks in boot order.
     pub disks: Vec<DiskSpec>,
     /// Network cards.

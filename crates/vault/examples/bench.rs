@@ -162,6 +162,7 @@ async fn backup(vault: &Vault, raw: Raw, args: &[String]) -> (u64, u64) {
         memory: 1 << 30,
         vcpus: 1,
         chipset: None,
+        flavor: None,
         disks: Vec::new(),
         nics: Vec::new(),
         agent: false,

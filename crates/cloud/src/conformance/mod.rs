@@ -274,6 +274,7 @@ impl<'a> Bench<'a> {
             memory: 128 << 20,
             vcpus: 1,
             chipset: None,
+            flavor: None,
             disks: disks.iter().map(spec).collect(),
             nics: Vec::new(),
             agent: false,

@@ -26,6 +26,7 @@ pub(crate) fn machine(disks: &[&str]) -> MachineSpec {
         memory: 1 << 30,
         vcpus: 1,
         chipset: None,
+        flavor: None,
         disks: disks.iter().map(disk).collect(),
         nics: Vec::new(),
         agent: true,

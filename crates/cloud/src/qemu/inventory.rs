@@ -149,6 +149,7 @@ pub(super) async fn examine(qmp: &mut Qmp, sidecar: Option<&Sidecar>) -> Result<
         memory: memory(qmp).await?,
         vcpus: u32::try_from(list(&qmp.execute("query-cpus-fast", json!({})).await?).len()).unwrap_or(1),
         chipset: property(qmp, "/machine", "type").await?.map(|kind| chipset(&kind)),
+        flavor: None,
         disks: specs,
         nics: nics(qmp, &devices).await?,
         agent: agent.is_some(),
@@ -176,6 +177,7 @@ pub(super) fn cold(sidecar: &Sidecar, sizes: Vec<u64>, variables: Option<String>
         memory: sidecar.memory(),
         vcpus: sidecar.vcpus.unwrap_or(1),
         chipset: sidecar.chipset.clone(),
+        flavor: None,
         disks: specs.collect(),
         nics: sidecar.nics.clone(),
         agent: sidecar.agent.is_some(),
@@ -212,7 +214,7 @@ async fn nics(qmp: &mut Qmp, devices: &[(String, String)]) -> Result<Vec<NicSpec
     let mut nics = Vec::new();
     for (path, kind) in devices.iter().filter(|(_, kind)| known.iter().any(|prefix| kind.starts_with(prefix))) {
         if let Some(mac) = property(qmp, path, "mac").await? {
-            nics.push(NicSpec { mac: Some(mac), model: kind.clone() });
+            nics.push(NicSpec { mac: Some(mac), model: kind.clone(), ..NicSpec::default() });
         }
     }
     Ok(nics)

@@ -133,6 +133,7 @@ pub fn machine() -> MachineSpec {
         memory: 1 << 28,
         vcpus: 1,
         chipset: None,
+        flavor: None,
         disks: vec![spec("vda"), spec("vdb")],
         nics: Vec::new(),
         agent: true,

@@ -101,6 +101,7 @@ fn machine(disks: &[PointDisk]) -> MachineSpec {
         memory: 1 << 30,
         vcpus: 1,
         chipset: None,
+        flavor: None,
         disks: disks.iter().map(spec).collect(),
         nics: Vec::new(),
         agent: false,
