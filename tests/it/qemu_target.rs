@@ -66,7 +66,11 @@ fn machine(firmware: Firmware, bus: DiskBus, size: u64) -> MachineSpec {
         chipset: Some("q35".to_owned()),
         flavor: None,
         disks: vec![DiskSpec { name: vda(), size, bus, serial: Some("root-1".to_owned()) }],
-        nics: vec![NicSpec { mac: Some("52:54:00:aa:bb:cc".to_owned()), model: "virtio-net-pci".to_owned(), ..NicSpec::default() }],
+        nics: vec![NicSpec {
+            mac: Some("52:54:00:aa:bb:cc".to_owned()),
+            model: "virtio-net-pci".to_owned(),
+            ..NicSpec::default()
+        }],
         agent: true,
         tags: Tags::from([("backup".to_owned(), "daily".to_owned())]),
     }

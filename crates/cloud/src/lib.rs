@@ -4,6 +4,7 @@
 //! policies, schedules or the ledger.
 
 pub mod conformance;
+mod hook;
 pub mod memory;
 pub mod qemu;
 mod retry;

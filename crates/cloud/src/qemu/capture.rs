@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 
 use super::cut::{Cut, cut};
-use super::freeze::{self, Frozen};
+use super::freeze::Frozen;
 use super::guest::PREFIX;
 use super::inventory::{Found, examine};
 use super::plan::{plan, warnings};
@@ -25,7 +25,7 @@ use super::qmp::Qmp;
 use super::session::{Method, Record, Session, key, owner_hash};
 use super::sidecar::Sidecar;
 use super::{QemuSite, export, offline, release, scratch};
-use crate::{Capture, CaptureRequest, CapturedDisk, Outcome};
+use crate::{Capture, CaptureRequest, CapturedDisk, Outcome, hook};
 
 /// Captures; see [`crate::Source::capture`].
 pub(super) async fn capture(site: QemuSite, request: CaptureRequest) -> Result<Capture> {
@@ -149,7 +149,7 @@ impl Taking<'_> {
         session.after.clone_from(&consistent.hook.after);
         session.save(&self.site.scratch(), None).await?;
         crash::point("capture.hook.before");
-        freeze::hook(&consistent.hook.before, &self.request.server).await?;
+        hook::run(&consistent.hook.before, &self.request.server).await?;
         crash::point("capture.hook.after");
         Ok(true)
     }
@@ -158,7 +158,7 @@ impl Taking<'_> {
         if session.after.is_empty() {
             return Ok(());
         }
-        if let Err(error) = freeze::hook(&session.after, &self.request.server).await {
+        if let Err(error) = hook::run(&session.after, &self.request.server).await {
             self.warnings.push(format!("the hook after the thaw did not succeed: {}", error.chain()));
         }
         session.after.clear();

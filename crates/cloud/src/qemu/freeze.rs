@@ -1,12 +1,11 @@
-//! Freezing a guest's file systems around the cut, and thawing them in every path; the application's hooks.
+//! Freezing a guest's file systems around the cut, and thawing them in every path.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
-use model::{Error, Kind, Result, ServerName};
+use model::{Error, Kind, Result};
 use serde_json::json;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use super::agent::Agent;
 
@@ -16,8 +15,6 @@ const ANSWER: Duration = Duration::from_secs(5);
 const THAW: Duration = Duration::from_secs(30);
 /// How long a thaw is tried in the background.
 const THAW_LATER: Duration = Duration::from_secs(600);
-/// How long a hook may run.
-const HOOK: Duration = Duration::from_secs(300);
 
 /// A frozen guest. If it is dropped without [`thaw`](Self::thaw), it is thawed in the background.
 #[derive(Debug)]
@@ -108,23 +105,4 @@ pub(super) async fn is_frozen(agent: &Path) -> Option<bool> {
     let mut connection = Agent::connect(agent, ANSWER).await.ok()?;
     let state = connection.execute("guest-fsfreeze-status", json!({}), ANSWER).await.ok()?;
     Some(state.as_str() == Some("frozen"))
-}
-
-/// Runs a hook on this host, with the server's name in `REPLICATE_SERVER`.
-pub(super) async fn hook(command: &[String], server: &ServerName) -> Result<()> {
-    let Some((program, arguments)) = command.split_first() else { return Ok(()) };
-    let operation = || format!("cannot run hook {program} for server {server}");
-    let mut process = tokio::process::Command::new(program);
-    process.args(arguments).env("REPLICATE_SERVER", server.as_str());
-    process.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
-    let ended = timeout(HOOK, process.output()).await;
-    let ended =
-        ended.map_err(|_| Error::new(Kind::Permanent, operation()).because("it did not end within 5 minutes"))?;
-    let ended = ended.map_err(|error| Error::io(operation(), error))?;
-    if ended.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&ended.stderr);
-    let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it says nothing").to_owned();
-    Err(Error::new(Kind::Permanent, operation()).because(format!("{}: {last}", ended.status)))
 }

@@ -13,7 +13,7 @@ use super::guest::{Blocks, PREFIX, remove_export, remove_job, remove_node};
 use super::qmp::Qmp;
 use super::session::{Record, Session, SessionDisk, forget_cursors};
 use super::{QemuSite, export, offline};
-use crate::Outcome;
+use crate::{Outcome, hook};
 
 /// How long a guest that may be frozen is tried to be thawed.
 const THAW: std::time::Duration = std::time::Duration::from_secs(30);
@@ -37,7 +37,7 @@ pub(super) async fn release(site: &QemuSite, given: &Session, outcome: Outcome) 
     }
     if !session.after.is_empty() {
         // the hook before the freeze has run, and whoever took the capture died before the one after it
-        freeze::hook(&session.after, &session.token.server).await?;
+        hook::run(&session.after, &session.token.server).await?;
     }
     crash::point("release.cursor.before");
     match outcome {

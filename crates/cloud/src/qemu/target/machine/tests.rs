@@ -14,7 +14,11 @@ fn machine(bus: DiskBus) -> MachineSpec {
         chipset: None,
         flavor: None,
         disks: vec![disk("vda"), disk("vdb")],
-        nics: vec![NicSpec { mac: Some("52:54:00:12:34:56".to_owned()), model: "virtio-net-pci".to_owned(), ..NicSpec::default() }],
+        nics: vec![NicSpec {
+            mac: Some("52:54:00:12:34:56".to_owned()),
+            model: "virtio-net-pci".to_owned(),
+            ..NicSpec::default()
+        }],
         agent: true,
         tags: model::Tags::new(),
     }
