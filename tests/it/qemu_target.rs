@@ -13,8 +13,8 @@ use cloud::qemu::{Accelerator, QemuConfig, QemuSite, TargetConfig};
 use cloud::{Cloud, LaunchOptions, Network, ProbeState, Resource, Source, Target};
 use disk::{Format, Silent, TransferOptions};
 use model::{
-    Arch, Consistency, DiskBus, DiskName, DiskSpec, Firmware, ImageId, InstanceId, Kind, MachineSpec, ManualClock,
-    NicSpec, OwnerId, PointDisk, RestorePoint, Role, RunId, ServerName, SiteName, Tags, Token,
+    Arch, Consistency, DiskBus, DiskName, DiskSpec, Firmware, ImageId, ImageOptions, InstanceId, Kind, MachineSpec,
+    ManualClock, NicSpec, OwnerId, PointDisk, RestorePoint, Role, RunId, ServerName, SiteName, Tags, Token,
 };
 use tests::guest::{Guest, guest};
 
@@ -109,8 +109,10 @@ impl Lab {
         let mut point = point(machine(firmware, bus, reader.size()), written.root);
         point.id = token.run.point();
         let register = Token { step: "register:lab".to_owned(), ..token };
-        let image = self.site.register(std::slice::from_ref(&disk), &point, role, &register).await.unwrap();
-        let again = self.site.register(&[disk], &point, role, &register).await.unwrap();
+        let options = ImageOptions::default();
+        let one = std::slice::from_ref(&disk);
+        let image = self.site.register(one, &point, &options, role, &register).await.unwrap();
+        let again = self.site.register(one, &point, &options, role, &register).await.unwrap();
         assert_eq!(again, image, "the same token gives the same image");
         (image, point)
     }

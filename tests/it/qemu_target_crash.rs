@@ -9,8 +9,8 @@ use cloud::qemu::{Accelerator, QemuConfig, QemuSite, TargetConfig};
 use cloud::{Cloud, ImageDisk, LaunchOptions, Network, Resource, Target};
 use disk::LEAF;
 use model::{
-    Arch, Consistency, DiskBus, DiskName, DiskSpec, Firmware, MachineSpec, ManualClock, OwnerId, PointDisk,
-    RestorePoint, Role, RunId, ServerName, SiteName, Tags, Token,
+    Arch, Consistency, DiskBus, DiskName, DiskSpec, Firmware, ImageOptions, MachineSpec, ManualClock, OwnerId,
+    PointDisk, RestorePoint, Role, RunId, ServerName, SiteName, Tags, Token,
 };
 
 const FOLDER: &str = "REPLICATE_TEST_FOLDER";
@@ -72,7 +72,8 @@ async fn written(site: &QemuSite, step: &str) -> (ImageDisk, RestorePoint) {
 /// A drill and a restore: everything that the target side does, in the order of a run.
 async fn work(site: &QemuSite) {
     let (disk, point) = written(site, "transfer").await;
-    let image = site.register(&[disk], &point, Role::Scratch, &token("register")).await.unwrap();
+    let image =
+        site.register(&[disk], &point, &ImageOptions::default(), Role::Scratch, &token("register")).await.unwrap();
     let mut options = LaunchOptions {
         name: ServerName::new("drill").unwrap(),
         network: Network::Isolated,

@@ -7,11 +7,13 @@ pub mod conformance;
 mod hook;
 pub mod memory;
 pub mod qemu;
+mod relay;
 mod retry;
 mod traits;
 
+pub use relay::{CopyRequest, CopyState, ImageCopy, Peer, Relay, Route};
 pub use retry::{RetryOptions, Retrying};
 pub use traits::{
     Capture, CaptureRequest, CapturedDisk, Cloud, Consistent, Console, Hook, ImageDisk, Instance, LaunchOptions,
-    Network, Outcome, Power, ProbeState, Resource, Server, Source, Target,
+    Network, Outcome, Power, ProbeState, Resource, Server, Source, Target, WriteStyle,
 };

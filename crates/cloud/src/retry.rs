@@ -16,14 +16,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use disk::{DiskRead, DiskWrite};
 use model::{
-    DiskName, Error, ExtentList, ImageId, InstanceId, Kind, RestorePoint, Result, Role, ServerName, SiteName, Token,
+    DiskName, Error, ExtentList, ImageId, ImageOption, ImageOptions, InstanceId, Kind, RestorePoint, Result, Role,
+    ServerName, SiteName, Token,
 };
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use crate::{
-    Capture, CaptureRequest, Cloud, Console, ImageDisk, Instance, LaunchOptions, Outcome, ProbeState, Resource, Server,
-    Source, Target,
+    Capture, CaptureRequest, Cloud, Console, ImageDisk, Instance, LaunchOptions, Outcome, ProbeState, Relay, Resource,
+    Server, Source, Target, WriteStyle,
 };
 
 /// What may be done to a call that takes too long.
@@ -200,6 +201,10 @@ impl Cloud for Retrying {
         self.inner.target().map(|_| self as &dyn Target)
     }
 
+    fn relay(&self) -> Option<&dyn Relay> {
+        self.inner.relay().map(|_| self as &dyn Relay)
+    }
+
     async fn owned(&self) -> Result<Vec<Resource>> {
         self.shared.retry(Call::Look, "list what is owned", || self.inner.owned()).await
     }
@@ -242,6 +247,14 @@ impl Source for Retrying {
 
 #[async_trait]
 impl Target for Retrying {
+    fn image_options(&self) -> &'static [ImageOption] {
+        self.inner.target().map_or(&[], |target| target.image_options())
+    }
+
+    fn write_style(&self) -> WriteStyle {
+        self.inner.target().map(|target| target.write_style()).unwrap_or_default()
+    }
+
     async fn create_disk(
         &self,
         disk: &DiskName,
@@ -260,9 +273,27 @@ impl Target for Retrying {
         Ok(Box::new(RetryingReader { inner: reader, shared: self.shared.clone() }))
     }
 
-    async fn register(&self, disks: &[ImageDisk], point: &RestorePoint, role: Role, token: &Token) -> Result<ImageId> {
+    async fn register(
+        &self,
+        disks: &[ImageDisk],
+        point: &RestorePoint,
+        options: &ImageOptions,
+        role: Role,
+        token: &Token,
+    ) -> Result<ImageId> {
         let target = self.inner_target()?;
-        self.shared.retry(Call::Effect, "register an image", || target.register(disks, point, role, token)).await
+        let register = || target.register(disks, point, options, role, token);
+        self.shared.retry(Call::Effect, "register an image", register).await
+    }
+
+    async fn protect(&self, image: &ImageId, on: bool) -> Result<()> {
+        let target = self.inner_target()?;
+        self.shared.retry(Call::Effect, "protect an image", || target.protect(image, on)).await
+    }
+
+    async fn hide(&self, image: &ImageId, hidden: bool) -> Result<()> {
+        let target = self.inner_target()?;
+        self.shared.retry(Call::Effect, "hide an image", || target.hide(image, hidden)).await
     }
 
     async fn images(&self) -> Result<Vec<(ImageId, RestorePoint)>> {
@@ -325,5 +356,6 @@ impl DiskRead for RetryingReader {
     }
 }
 
+mod relay;
 #[cfg(test)]
 mod tests;

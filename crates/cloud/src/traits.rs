@@ -7,10 +7,12 @@ use async_trait::async_trait;
 use disk::{DiskRead, DiskWrite};
 use jiff::Timestamp;
 use model::{
-    CaptureId, Consistency, Cursor, DiskName, ImageId, InstanceId, MachineSpec, RestorePoint, Result, Role, ServerName,
-    SiteName, Tags, Token,
+    CaptureId, Consistency, Cursor, DiskName, Error, ImageId, ImageOption, ImageOptions, InstanceId, Kind, MachineSpec,
+    RestorePoint, Result, Role, ServerName, SiteName, Tags, Token,
 };
 use serde::{Deserialize, Serialize};
+
+use crate::Relay;
 
 /// Whether a server runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -202,9 +204,34 @@ pub struct Console {
     pub text: String,
 }
 
+/// How a destination takes disks: what a plan needs to tell bytes and calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WriteStyle {
+    /// Whether a disk on a base costs only what is written to it. If not, every disk is sent whole.
+    pub patches: bool,
+    /// Bytes that one request carries; none: one stream a disk.
+    pub request: Option<u64>,
+}
+
+impl Default for WriteStyle {
+    fn default() -> Self {
+        Self { patches: true, request: Some(1 << 20) }
+    }
+}
+
 /// A site that images and instances are made at.
 #[async_trait]
 pub trait Target: Send + Sync {
+    /// What can be asked of images here.
+    fn image_options(&self) -> &'static [ImageOption] {
+        &[]
+    }
+
+    /// How disks are taken here.
+    fn write_style(&self) -> WriteStyle {
+        WriteStyle::default()
+    }
+
     /// Makes a disk and opens it for writing. With `base`, it begins with the bytes of that image's disk. The same
     /// token gives the same (emptied) disk. The disk is scratch until [`register`](Self::register).
     async fn create_disk(
@@ -220,11 +247,37 @@ pub trait Target: Send + Sync {
 
     /// Makes an image of written disks: the commit point. The image carries the whole restore point, so that a lost
     /// ledger can be rebuilt from it, and `role`: `replica` for what lasts, `scratch` for the image of a drill, which
-    /// goes with its run. The same token gives the same image.
-    async fn register(&self, disks: &[ImageDisk], point: &RestorePoint, role: Role, token: &Token) -> Result<ImageId>;
+    /// goes with its run. Options that are not in [`image_options`](Self::image_options) are refused. The same token
+    /// gives the same image.
+    async fn register(
+        &self,
+        disks: &[ImageDisk],
+        point: &RestorePoint,
+        options: &ImageOptions,
+        role: Role,
+        token: &Token,
+    ) -> Result<ImageId>;
 
-    /// All images of role `replica` with our tags, each with the point it carries.
+    /// All images of role `replica` with our tags, hidden ones too, each with the point it carries.
     async fn images(&self) -> Result<Vec<(ImageId, RestorePoint)>>;
+
+    /// Takes an image's protection against deletion off, or puts it on again. Repeating it is harmless.
+    /// [`Kind::Denied`]: it is immutable until a time that has not come.
+    async fn protect(&self, image: &ImageId, on: bool) -> Result<()> {
+        match on {
+            true => Err(without("protect", image, ImageOption::Protected)),
+            false => Ok(()),
+        }
+    }
+
+    /// Takes an image off people's lists, or puts it back; it can be read and launched all the same. Repeating it is
+    /// harmless.
+    async fn hide(&self, image: &ImageId, hidden: bool) -> Result<()> {
+        match hidden {
+            true => Err(without("hide", image, ImageOption::HideOlder)),
+            false => Ok(()),
+        }
+    }
 
     /// Starts an instance of an image. The same token gives the same instance.
     async fn launch(&self, image: &ImageId, options: &LaunchOptions, token: &Token) -> Result<Instance>;
@@ -240,6 +293,11 @@ pub trait Target: Send + Sync {
 
     /// Stops an instance and deletes it. Absent is success.
     async fn destroy(&self, instance: &InstanceId) -> Result<()>;
+}
+
+fn without(verb: &str, image: &ImageId, option: ImageOption) -> Error {
+    Error::new(Kind::Invalid, format!("cannot {verb} image {image}"))
+        .because(format!("the site does not have `{}`", option.key()))
 }
 
 /// Something at a site that carries our tags.
@@ -271,6 +329,11 @@ pub trait Cloud: Send + Sync {
 
     /// Takes images, if it can.
     fn target(&self) -> Option<&dyn Target> {
+        None
+    }
+
+    /// Copies images from other sites of its provider, if it can.
+    fn relay(&self) -> Option<&dyn Relay> {
         None
     }
 

@@ -173,7 +173,7 @@ impl Engine {
                 }
             };
             let mut held: Vec<(Place, Result<Vec<Held>, Problem>)> = Vec::new();
-            for place in &policy.replicate {
+            for place in policy.replicate.iter().map(|destination| &destination.place) {
                 let now = self.held(place).await;
                 held.push((place.clone(), now.map_err(|error| Problem::from(&error))));
             }

@@ -7,8 +7,8 @@ use std::time::Instant;
 use cloud::{ImageDisk, LaunchOptions, Network, Target};
 use disk::{DiskRead, DiskWrite, TransferOptions};
 use model::{
-    DiskName, Error, ImageId, InstanceId, Kind, Place, PointDisk, ReplicaState, RestorePoint, Result, Role, ServerName,
-    SiteName, crash,
+    DiskName, Error, ImageId, ImageOptions, InstanceId, Kind, Place, PointDisk, ReplicaState, RestorePoint, Result,
+    Role, ServerName, SiteName, crash,
 };
 
 use crate::choose::{Restorable, Source};
@@ -180,7 +180,8 @@ impl Engine {
         }
         crash::point("restore.register.before");
         let begun = self.step_begin(&run.id, step).await?;
-        let image = target.register(&disks, point, role, &token(self, run, step)).await?;
+        let options = ImageOptions::default();
+        let image = target.register(&disks, point, &options, role, &token(self, run, step)).await?;
         self.step_finish(&run.id, begun, &image, Batch::new()).await?;
         crash::point("restore.register.after");
         made.image = Some(image);

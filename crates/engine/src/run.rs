@@ -104,7 +104,7 @@ impl Engine {
             finished_at: None,
             attempts: 0,
             outcome: None,
-            destinations: policy.replicate.iter().cloned().map(DestinationRecord::new).collect(),
+            destinations: policy.replicate.iter().map(|d| DestinationRecord::new(d.place.clone())).collect(),
             lost: false,
             point: None,
             problem: None,

@@ -8,6 +8,7 @@ pub mod crash;
 mod error;
 mod extent;
 mod ids;
+mod image;
 mod machine;
 mod point;
 mod policy;
@@ -21,8 +22,9 @@ pub use ids::{
     CaptureId, Cursor, DiskName, ImageId, InstanceId, OwnerId, PointId, PolicyName, RunId, ServerName, SiteName,
     VaultName,
 };
+pub use image::{ImageOption, ImageOptions, PLACEHOLDERS, PriceList, Prices, Via, Visibility, wrong_template};
 pub use machine::{Arch, DiskBus, DiskSpec, Firmware, MachineSpec, NicSpec};
 pub use point::{Consistency, DiskRoot, Place, PointDisk, Replica, ReplicaState, RestorePoint};
-pub use policy::{CapturePolicy, CatchUp, DrillPolicy, Objectives, Policy, Probe, Schedule, Select};
+pub use policy::{CapturePolicy, CatchUp, Destination, DrillPolicy, Objectives, Policy, Probe, Schedule, Select};
 pub use retention::{Candidate, Decision, DropReason, Dropped, Keep, Kept, Reason};
 pub use tags::{Role, Tags, Token, tag};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Consistency, Keep, Place, PolicyName, ServerName, SiteName};
+use crate::{Consistency, ImageOptions, Keep, Place, PolicyName, ServerName, SiteName, Via};
 
 /// Which servers a policy covers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,6 +119,41 @@ pub struct DrillPolicy {
     pub limit: Duration,
 }
 
+/// One destination of a policy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "StoredDestination")]
+pub struct Destination {
+    /// Where.
+    pub place: Place,
+    /// How bytes are to come there.
+    pub via: Via,
+    /// How images there are to look.
+    pub image: ImageOptions,
+}
+
+impl From<Place> for Destination {
+    fn from(place: Place) -> Self {
+        Self { place, via: Via::Auto, image: ImageOptions::default() }
+    }
+}
+
+/// A destination as a ledger may hold it: runs of earlier versions noted the place alone.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum StoredDestination {
+    Whole { place: Place, via: Via, image: ImageOptions },
+    Place(Place),
+}
+
+impl From<StoredDestination> for Destination {
+    fn from(stored: StoredDestination) -> Self {
+        match stored {
+            StoredDestination::Whole { place, via, image } => Self { place, via, image },
+            StoredDestination::Place(place) => place.into(),
+        }
+    }
+}
+
 /// A whole policy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
@@ -131,13 +166,21 @@ pub struct Policy {
     /// How to capture.
     pub capture: CapturePolicy,
     /// To where; at least one.
-    pub replicate: Vec<Place>,
+    pub replicate: Vec<Destination>,
     /// What to keep.
     pub keep: Keep,
     /// What must be true.
     pub objectives: Objectives,
     /// How to drill.
     pub drill: DrillPolicy,
+}
+
+impl Policy {
+    /// What is asked of images at a place; nothing, if the policy does not name it.
+    pub fn image_options(&self, place: &Place) -> ImageOptions {
+        let named = self.replicate.iter().find(|destination| destination.place == *place);
+        named.map(|destination| destination.image.clone()).unwrap_or_default()
+    }
 }
 
 /// Shell-like match of the whole text: `*` any run, `?` one character.
@@ -164,11 +207,21 @@ fn fits(pattern: &str, text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::fits;
+    use super::{Destination, Via, fits};
+    use crate::{Place, SiteName};
 
     #[test]
     fn patterns() {
         assert!(fits("web-*", "web-1") && fits("*", "") && fits("a?c*e", "abcde") && fits("web-1", "web-1"));
         assert!(!fits("web-*", "db-1") && !fits("web-?", "web-12") && !fits("", "x"));
+    }
+
+    #[test]
+    fn a_destination_of_an_earlier_ledger_is_read() {
+        let place = Place::Site(SiteName::new("dr").unwrap());
+        let old: Destination = serde_json::from_value(serde_json::to_value(&place).unwrap()).unwrap();
+        assert_eq!(old, Destination::from(place));
+        let now = Destination { via: Via::Relay, ..old };
+        assert_eq!(serde_json::from_value::<Destination>(serde_json::to_value(&now).unwrap()).unwrap(), now);
     }
 }

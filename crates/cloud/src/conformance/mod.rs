@@ -8,7 +8,9 @@ mod capture;
 mod changed;
 mod content;
 mod launch;
+mod options;
 mod register;
+mod relay;
 mod sweep;
 mod tags;
 #[cfg(test)]
@@ -23,7 +25,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use disk::LEAF;
 use model::{
-    Arch, Consistency, Cursor, DiskBus, DiskName, DiskSpec, Error, Firmware, MachineSpec, OwnerId, PointDisk,
+    Arch, Consistency, Cursor, DiskBus, DiskName, DiskSpec, Error, Firmware, ImageId, MachineSpec, OwnerId, PointDisk,
     RestorePoint, Result, RunId, ServerName, Tags, Token, tag,
 };
 use serde::{Deserialize, Serialize};
@@ -165,10 +167,28 @@ pub async fn target(cloud: &dyn Cloud, probe: &dyn Probe) -> Vec<Finding> {
     tokens::target(&bench).await;
     tags::target(&bench).await;
     register::check(&bench).await;
+    options::check(&bench).await;
     launch::check(&bench).await;
     sweep::check(&bench).await;
     bench.clean_up().await;
     bench.into_findings()
+}
+
+/// Runs the suite of a relay: images are made at `from` and copied to `to`. A pair without the role has one skipped
+/// finding.
+pub async fn relay(from: &dyn Cloud, to: &dyn Cloud, probe: &dyn Probe) -> Vec<Finding> {
+    let (source, bench) = (Bench::new(from, probe), Bench::new(to, probe));
+    if to.relay().is_none() || from.relay().is_none() || from.target().is_none() {
+        let why = "the provider of the two sites copies no images between them";
+        bench.check("relay", "images can be copied", async { skip(why) }).await;
+        return bench.into_findings();
+    }
+    relay::check(&relay::Pair { from: &source, to: &bench }).await;
+    source.clean_up().await;
+    bench.clean_up().await;
+    let mut findings = bench.into_findings();
+    findings.extend(source.into_findings());
+    findings
 }
 
 impl<'a> Bench<'a> {
@@ -310,6 +330,9 @@ impl<'a> Bench<'a> {
             }
             let left = self.mine().await?;
             for resource in &left {
+                if let (Some(target), "image") = (self.cloud.target(), resource.kind.as_str()) {
+                    target.protect(&ImageId::new(resource.id.as_str())?, false).await?;
+                }
                 self.cloud.delete(resource).await?;
             }
             let still: Vec<String> = self.mine().await?.iter().map(|r| format!("{} {}", r.kind, r.id)).collect();

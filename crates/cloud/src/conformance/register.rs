@@ -1,7 +1,7 @@
 //! Registering is the commit point: before it nothing looks like a replica, after it the image tells its whole story.
 
 use disk::LEAF;
-use model::{DiskName, ImageId, Kind, PointDisk, Role};
+use model::{DiskName, ImageId, ImageOptions, Kind, PointDisk, Role};
 
 use super::content::Content;
 use super::{Bench, Check, Stop, ensure, write};
@@ -51,7 +51,8 @@ async fn absent_disk(bench: &Bench<'_>) -> Check {
     let (name, size) = (DiskName::new("vda")?, bench.leaves() * LEAF);
     let disks = [ImageDisk { name: name.clone(), id: "conformance-no-such-disk".to_owned() }];
     let point = bench.point(vec![PointDisk { name, size, root: Content::new(size).root() }])?;
-    let answer = bench.target()?.register(&disks, &point, Role::Scratch, &bench.token("absent-disk")?).await;
+    let (token, options) = (bench.token("absent-disk")?, ImageOptions::default());
+    let answer = bench.target()?.register(&disks, &point, &options, Role::Scratch, &token).await;
     match answer {
         Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Invalid) => Ok(String::new()),
         Err(error) => Err(Stop::Failed(format!("it is refused for another reason: {}", error.chain()))),

@@ -1,6 +1,6 @@
 //! The same token never makes two.
 
-use model::{DiskName, Role};
+use model::{DiskName, ImageOptions, Role};
 
 use super::content::Content;
 use super::{Bench, Check, ensure};
@@ -45,7 +45,8 @@ async fn disk(bench: &Bench<'_>) -> Check {
 
 async fn image(bench: &Bench<'_>) -> Check {
     let made = super::write::image(bench, "token-image", 1, Role::Replica).await?;
-    let again = bench.target()?.register(&made.disks, &made.point, Role::Replica, &made.token).await?;
+    let options = ImageOptions::default();
+    let again = bench.target()?.register(&made.disks, &made.point, &options, Role::Replica, &made.token).await?;
     ensure(again == made.id, || format!("images {} and {again} of one token", made.id))?;
     one(&bench.made("image", "token-image").await?, "image")?;
     let listed = bench.target()?.images().await?.into_iter().filter(|(id, _)| *id == made.id).count();

@@ -1,7 +1,7 @@
 //! Bytes arrive as they were written: without a base the rest is zero, with one it is the base's, and zeroes are data.
 
 use disk::{DiskWrite, LEAF, Written};
-use model::{DiskName, ImageId, PointDisk, RestorePoint, Role, Token};
+use model::{DiskName, ImageId, ImageOptions, PointDisk, RestorePoint, Role, Token};
 
 use super::content::{Content, pattern};
 use super::{Bench, Check, Stop, ensure};
@@ -49,10 +49,28 @@ async fn fill(mut writer: Box<dyn DiskWrite>, content: &mut Content, seed: u64, 
 
 /// Makes an image of one disk with data, from scratch.
 pub(super) async fn image(bench: &Bench<'_>, step: &str, seed: u64, role: Role) -> Check<Made> {
-    build(bench, step, seed, role, None).await
+    build(bench, step, seed, role, None, &ImageOptions::default()).await
 }
 
-async fn build(bench: &Bench<'_>, step: &str, seed: u64, role: Role, base: Option<&Made>) -> Check<Made> {
+/// The same, with what a policy asks of it.
+pub(super) async fn image_as(
+    bench: &Bench<'_>,
+    step: &str,
+    seed: u64,
+    role: Role,
+    options: &ImageOptions,
+) -> Check<Made> {
+    build(bench, step, seed, role, None, options).await
+}
+
+async fn build(
+    bench: &Bench<'_>,
+    step: &str,
+    seed: u64,
+    role: Role,
+    base: Option<&Made>,
+    options: &ImageOptions,
+) -> Check<Made> {
     let (target, token, name, leaves) = (bench.target()?, bench.token(step)?, vda()?, bench.leaves());
     let size = leaves * LEAF;
     let mut content = base.map_or_else(|| Content::new(size), |made| made.content.clone());
@@ -63,7 +81,7 @@ async fn build(bench: &Bench<'_>, step: &str, seed: u64, role: Role, base: Optio
     ensure(written.root == root, || format!("disk {} tells root {}, its bytes have {root}", disk.id, written.root))?;
     let point = bench.point(vec![PointDisk { name, size, root }])?;
     let disks = vec![disk];
-    let id = target.register(&disks, &point, role, &token).await?;
+    let id = target.register(&disks, &point, options, role, &token).await?;
     Ok(Made { id, disks, point, token, content })
 }
 
@@ -86,7 +104,7 @@ async fn read_back(bench: &Bench<'_>) -> Check {
 async fn on_base(bench: &Bench<'_>) -> Check {
     let base = image(bench, "write-base", 8, Role::Replica).await?;
     // one seed further: zeroes arrive over some of the base's data, data beside it, and some of it is left alone
-    let made = build(bench, "write-on-base", 9, Role::Replica, Some(&base)).await?;
+    let made = build(bench, "write-on-base", 9, Role::Replica, Some(&base), &ImageOptions::default()).await?;
     reads_as(bench, &made).await?;
     reads_as(bench, &base).await?;
     Ok(String::new())

@@ -90,6 +90,14 @@ pub enum Promise {
     Bounds,
     /// An image consists of disks that exist.
     DisksExist,
+    /// An image has what a policy asks of it.
+    OptionsKept,
+    /// What a site cannot do is refused.
+    OptionsRefused,
+    /// An image that is off people's lists is listed to us.
+    HiddenListed,
+    /// A site that cannot be copied from is refused.
+    StrangerRefused,
 }
 
 /// One fault: the `nth` call (from 1) of an operation, and the `times - 1` after it.

@@ -3,12 +3,12 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::MutexGuard;
 
-use model::{CaptureId, DiskName, Error, ImageId, InstanceId, Kind, MachineSpec, Result, ServerName};
+use model::{CaptureId, DiskName, Error, ImageId, ImageOptions, InstanceId, Kind, MachineSpec, Result, ServerName};
 
 use super::boot::BootScript;
 use super::bytes::mark;
 use super::keep::Folder;
-use super::state::{Inner, Machine};
+use super::state::{Copies, Inner, Machine};
 use super::{MemoryCloud, locked};
 use crate::{Network, Power};
 
@@ -160,6 +160,17 @@ impl MemoryCloud {
     /// The memory that a launched machine may have at most.
     pub fn set_capacity(&self, memory: u64) {
         self.edit().capacity = Some(memory);
+    }
+
+    /// How copies from other sites go: under way for so many looks, so many at once, proved by the site itself or not.
+    pub fn set_copies(&self, looks: u32, slots: Option<usize>, proves: bool) {
+        self.edit().copies = Copies { looks, slots, proves };
+    }
+
+    /// What a policy has asked of an image, whether it is protected, and whether it is off people's lists.
+    pub fn dress(&self, image: &ImageId) -> Option<(ImageOptions, bool, bool)> {
+        let inner = locked(&self.state.inner);
+        inner.images.get(image).map(|image| (image.options.clone(), image.protected, image.off_lists))
     }
 
     /// Flips one bit of an image's disk, as a failing store does.

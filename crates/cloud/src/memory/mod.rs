@@ -8,6 +8,7 @@ mod bytes;
 mod fault;
 mod hands;
 mod keep;
+mod relay;
 mod source;
 mod state;
 mod stream;
@@ -15,16 +16,20 @@ mod target;
 #[cfg(test)]
 pub(crate) mod tests;
 
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use model::{CaptureId, Clock, Error, ImageId, InstanceId, Kind, Result, SiteName, crash};
 
 pub use boot::BootScript;
 pub use fault::{Fault, Hit, Promise, Rule};
 
-use crate::{Cloud, Resource, Source, Target};
+pub use target::IMAGE_OPTIONS;
+
+use crate::{Cloud, Relay, Resource, Source, Target};
 use fault::{Entered, Faults};
 use keep::Folder;
 use state::Inner;
@@ -39,11 +44,20 @@ struct State {
     faults: Faults,
     clock: Arc<dyn Clock>,
     folder: Option<Folder>,
+    /// The clouds that images can be copied from, by their site. Not kept: they are other processes' to hold.
+    links: Mutex<BTreeMap<String, Weak<State>>>,
+}
+
+impl State {
+    fn new(inner: Inner, clock: Arc<dyn Clock>, folder: Option<Folder>) -> Arc<Self> {
+        let (inner, faults, links) = (Mutex::new(inner), Faults::default(), Mutex::default());
+        Arc::new(Self { inner, faults, clock, folder, links })
+    }
 }
 
 /// Calls after which there is nothing new to keep. A scratch disk is kept when it is finished; what a killed process
 /// has written to it before is lost, as it is on its way to a real disk.
-const LOOKS: [&str; 13] = [
+const LOOKS: [&str; 15] = [
     "servers",
     "describe",
     "open",
@@ -57,6 +71,8 @@ const LOOKS: [&str; 13] = [
     "console",
     "execute",
     "owned",
+    "peer",
+    "route",
 ];
 
 /// A cloud in memory. Clones are handles of the same cloud.
@@ -75,16 +91,14 @@ impl std::fmt::Debug for MemoryCloud {
 impl MemoryCloud {
     /// An empty cloud.
     pub fn new(site: SiteName, clock: Arc<dyn Clock>) -> Self {
-        let state = State { inner: Mutex::default(), faults: Faults::default(), clock, folder: None };
-        Self { site, state: Arc::new(state) }
+        Self { site, state: State::new(Inner::default(), clock, None) }
     }
 
     /// The cloud that is kept in a folder; an empty one if there is none yet. It outlives the process, so that a test can
     /// kill it. Faults are not kept.
     pub fn kept(site: SiteName, clock: Arc<dyn Clock>, folder: &Path) -> Result<Self> {
         let (folder, inner) = Folder::open(folder)?;
-        let state = State { inner: Mutex::new(inner), faults: Faults::default(), clock, folder: Some(folder) };
-        Ok(Self { site, state: Arc::new(state) })
+        Ok(Self { site, state: State::new(inner, clock, Some(folder)) })
     }
 
     /// Adds a fault.
@@ -158,6 +172,11 @@ impl Cloud for MemoryCloud {
         Some(self)
     }
 
+    fn relay(&self) -> Option<&dyn Relay> {
+        let alone = locked(&self.state.links).is_empty();
+        (!alone).then_some(self as &dyn Relay)
+    }
+
     async fn owned(&self) -> Result<Vec<Resource>> {
         self.call("owned", |inner, call| {
             let mut all: Vec<Resource> = inner.tagged().into_iter().map(|(_, resource)| resource).collect();
@@ -175,7 +194,7 @@ impl Cloud for MemoryCloud {
             if call.breaks(Promise::Deleted) {
                 return Ok(());
             }
-            let found = remove(inner, resource)?;
+            let found = remove(inner, resource, self.state.clock.now())?;
             if !found && call.breaks(Promise::AbsentIsSuccess) {
                 return Err(Error::new(Kind::NotFound, format!("cannot delete {} {}", resource.kind, resource.id)));
             }
@@ -186,7 +205,7 @@ impl Cloud for MemoryCloud {
 }
 
 /// Removes a resource of any kind and tells whether it was there.
-fn remove(inner: &mut Inner, resource: &Resource) -> Result<bool> {
+fn remove(inner: &mut Inner, resource: &Resource, now: Timestamp) -> Result<bool> {
     let id = resource.id.as_str();
     Ok(match resource.kind.as_str() {
         "capture" => {
@@ -202,7 +221,13 @@ fn remove(inner: &mut Inner, resource: &Resource) -> Result<bool> {
             }
         }
         "disk" => inner.disks.remove(id).is_some(),
-        "image" => inner.images.remove(&ImageId::new(id)?).is_some(),
+        "image" => {
+            let id = ImageId::new(id)?;
+            if let Some(image) = inner.images.get(&id) {
+                target::may_delete(&id, image, now)?;
+            }
+            inner.images.remove(&id).is_some()
+        }
         "instance" => target::destroy(inner, &InstanceId::new(id)?),
         kind => {
             return Err(Error::new(Kind::Invalid, format!("cannot delete {kind} {id}")).because("no such kind here"));

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use model::{
-    CaptureId, Consistency, Cursor, DiskName, Error, ImageId, InstanceId, Kind, MachineSpec, RestorePoint, Result,
-    Role, ServerName, Tags, tag,
+    CaptureId, Consistency, Cursor, DiskName, Error, ImageId, ImageOptions, InstanceId, Kind, MachineSpec,
+    RestorePoint, Result, Role, ServerName, Tags, tag,
 };
 use serde::{Deserialize, Serialize};
 
@@ -85,13 +85,40 @@ pub(super) struct Scratch {
 }
 
 /// A native image.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Image {
     pub(super) made: u64,
     pub(super) tags: Tags,
     pub(super) point: Option<RestorePoint>,
     pub(super) disks: BTreeMap<DiskName, SparseDisk>,
     pub(super) hidden: u32,
+    pub(super) options: ImageOptions,
+    pub(super) protected: bool,
+    /// Nobody deletes it before.
+    pub(super) locked_until: Option<Timestamp>,
+    /// Whether people's lists leave it out.
+    pub(super) off_lists: bool,
+    /// Set as long as the bytes are on their way from another site.
+    pub(super) copying: Option<Copying>,
+}
+
+/// Bytes of a copy that is under way.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Copying {
+    pub(super) disks: BTreeMap<DiskName, SparseDisk>,
+    /// It is whole after so many more looks.
+    pub(super) looks: u32,
+}
+
+/// How copies from other sites go.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Copies {
+    /// How many looks see a copy under way.
+    pub(super) looks: u32,
+    /// How many may be under way at once.
+    pub(super) slots: Option<usize>,
+    /// Whether the site proves by itself that the bytes are equal.
+    pub(super) proves: bool,
 }
 
 /// An instance.
@@ -120,6 +147,7 @@ pub(super) struct Inner {
     pub(super) capacity: Option<u64>,
     /// How images of a server boot; anything else boots if its first disk has data.
     pub(super) boots: BTreeMap<ServerName, BootScript>,
+    pub(super) copies: Copies,
     /// What hooks were asked for, in order.
     pub(super) hooks: Vec<Vec<String>>,
 }
@@ -134,7 +162,10 @@ impl Inner {
     pub(super) fn every_disk(&mut self) -> impl Iterator<Item = &mut SparseDisk> {
         let servers = self.servers.values_mut().flat_map(|machine| machine.disks.values_mut());
         let captures = self.captures.values_mut().flat_map(|pinned| pinned.disks.values_mut());
-        let images = self.images.values_mut().flat_map(|image| image.disks.values_mut());
+        let images = self.images.values_mut().flat_map(|image| {
+            let copying = image.copying.as_mut().into_iter().flat_map(|copying| copying.disks.values_mut());
+            image.disks.values_mut().chain(copying)
+        });
         servers.chain(captures).chain(images).chain(self.disks.values_mut().map(|scratch| &mut scratch.disk))
     }
 

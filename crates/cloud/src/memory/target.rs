@@ -6,7 +6,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use disk::{DiskRead, DiskWrite};
-use model::{DiskName, Error, ImageId, InstanceId, Kind, RestorePoint, Result, Role, ServerName, Tags, Token, tag};
+use jiff::Timestamp;
+use model::{
+    DiskName, Error, ImageId, ImageOption, ImageOptions, InstanceId, Kind, RestorePoint, Result, Role, ServerName,
+    Tags, Token, tag,
+};
 
 use super::MemoryCloud;
 use super::boot::BootScript;
@@ -16,8 +20,23 @@ use super::state::{Image, Inner, Machine, Running, Scratch, seen};
 use super::stream::{CaptureReader, Of, ScratchWriter};
 use crate::{Console, ImageDisk, Instance, LaunchOptions, ProbeState, Target};
 
+/// What can be asked of images here: everything but what is a matter of storage.
+pub const IMAGE_OPTIONS: &[ImageOption] = &[
+    ImageOption::Name,
+    ImageOption::Tags,
+    ImageOption::Visibility,
+    ImageOption::Share,
+    ImageOption::Protected,
+    ImageOption::Immutability,
+    ImageOption::HideOlder,
+];
+
 #[async_trait]
 impl Target for MemoryCloud {
+    fn image_options(&self) -> &'static [ImageOption] {
+        IMAGE_OPTIONS
+    }
+
     async fn create_disk(
         &self,
         disk: &DiskName,
@@ -67,8 +86,18 @@ impl Target for MemoryCloud {
         .await
     }
 
-    async fn register(&self, disks: &[ImageDisk], point: &RestorePoint, role: Role, token: &Token) -> Result<ImageId> {
+    async fn register(
+        &self,
+        disks: &[ImageDisk],
+        point: &RestorePoint,
+        options: &ImageOptions,
+        role: Role,
+        token: &Token,
+    ) -> Result<ImageId> {
         self.call("register", |inner, call| {
+            if !call.breaks(Promise::OptionsRefused) {
+                options.within(IMAGE_OPTIONS, "memory")?;
+            }
             let mut id = ImageId::new(token.name())?;
             if inner.images.contains_key(&id) {
                 if !call.breaks(Promise::SameToken) {
@@ -77,13 +106,17 @@ impl Target for MemoryCloud {
                 id = ImageId::new(format!("{id}-{}", inner.next()))?;
             }
             let role = if call.breaks(Promise::RoleKept) { Role::Scratch } else { role };
-            let image = Image {
+            let mut image = Image {
                 made: inner.next(),
                 tags: tags(token, role, call),
                 point: (!call.breaks(Promise::PointCarried)).then(|| point.clone()),
                 disks: take_disks(inner, disks, &id, call)?,
                 hidden: call.invisible(),
+                ..Image::default()
             };
+            if !call.breaks(Promise::OptionsKept) {
+                dress(&mut image, options, role, self.state.clock.now());
+            }
             inner.images.insert(id.clone(), image);
             Ok(id)
         })
@@ -98,7 +131,9 @@ impl Target for MemoryCloud {
             let mut list = Vec::new();
             for (id, image) in all.into_iter().take(seen_now) {
                 let replica = image.tags.get(tag::ROLE).is_some_and(|role| role == "replica");
+                let listed = !image.off_lists || !call.breaks(Promise::HiddenListed);
                 if replica
+                    && listed
                     && seen(&mut image.hidden, String::new).is_ok()
                     && let Some(point) = &image.point
                 {
@@ -106,6 +141,29 @@ impl Target for MemoryCloud {
                 }
             }
             Ok(list)
+        })
+        .await
+    }
+
+    async fn protect(&self, image: &ImageId, on: bool) -> Result<()> {
+        self.call("protect", |inner, call| {
+            let now = self.state.clock.now();
+            let found = inner.image(image)?;
+            if !on {
+                unlocked(image, found, now)?;
+            }
+            if !call.breaks(Promise::OptionsKept) {
+                found.protected = on;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn hide(&self, image: &ImageId, hidden: bool) -> Result<()> {
+        self.call("hide", |inner, _| {
+            inner.image(image)?.off_lists = hidden;
+            Ok(())
         })
         .await
     }
@@ -184,7 +242,36 @@ pub(super) fn destroy(inner: &mut Inner, instance: &InstanceId) -> bool {
     true
 }
 
-fn tags(token: &Token, role: Role, call: &Entered<'_>) -> Tags {
+/// Gives an image what a policy asks of it; what keeps it from being deleted only as a replica.
+pub(super) fn dress(image: &mut Image, options: &ImageOptions, role: Role, now: Timestamp) {
+    for (key, value) in &options.tags {
+        image.tags.entry(key.clone()).or_insert_with(|| value.clone());
+    }
+    image.options = options.clone();
+    if role == Role::Replica {
+        image.protected = options.protected;
+        image.locked_until = options.immutability.and_then(|time| now.checked_add(time).ok());
+    }
+}
+
+fn unlocked(id: &ImageId, image: &Image, now: Timestamp) -> Result<()> {
+    match image.locked_until.filter(|until| *until > now) {
+        Some(until) => Err(Error::new(Kind::Denied, format!("cannot delete image {id}"))
+            .because(format!("it is immutable until {until}"))),
+        None => Ok(()),
+    }
+}
+
+/// Refuses what is protected or locked.
+pub(super) fn may_delete(id: &ImageId, image: &Image, now: Timestamp) -> Result<()> {
+    unlocked(id, image, now)?;
+    if image.protected {
+        return Err(Error::new(Kind::Denied, format!("cannot delete image {id}")).because("it is protected"));
+    }
+    Ok(())
+}
+
+pub(super) fn tags(token: &Token, role: Role, call: &Entered<'_>) -> Tags {
     if call.breaks(Promise::Tagged) { Tags::new() } else { token.tags(role) }
 }
 

@@ -34,7 +34,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use model::{Clock, Result, SiteName};
 
-pub use target::{Accelerator, TargetConfig};
+pub use target::{Accelerator, IMAGE_OPTIONS, TargetConfig};
 
 use crate::{Cloud, Resource, Source, Target};
 

@@ -1,6 +1,6 @@
 //! Commits an image: written disks become a replica at a site.
 
-use model::{Error, ImageId, Kind, Place, RestorePoint, Result, Role, crash};
+use model::{Error, ImageId, ImageOptions, Kind, Place, RestorePoint, Result, Role, crash};
 
 use super::{Transferred, token};
 use crate::Engine;
@@ -31,7 +31,9 @@ pub(crate) async fn run(
         Some(image) => image,
         None => {
             crash::point("run.register.before");
-            let image = target.register(&moved.images, point, Role::Replica, &token(engine, run, "register")).await?;
+            let token = token(engine, run, "register");
+            let image =
+                target.register(&moved.images, point, &options(run, place, point), Role::Replica, &token).await?;
             crash::point("run.register.after");
             image
         }
@@ -39,6 +41,11 @@ pub(crate) async fn run(
     let batch = committed(point, place, Some(image.clone()), moved.stored)?;
     engine.step_finish(&run.id, begun, &image, batch).await?;
     Ok(image)
+}
+
+/// What the run's policy asks of the image of this point at a place.
+pub(crate) fn options(run: &RunRecord, place: &Place, point: &RestorePoint) -> ImageOptions {
+    run.with.as_ref().map(|policy| policy.image_options(place).of(point)).unwrap_or_default()
 }
 
 /// The image of this point at a site, if there is one.

@@ -153,7 +153,7 @@ pub fn policy() -> Policy {
             after: Vec::new(),
             freeze_limit: Duration::from_secs(10),
         },
-        replicate: vec![vault_place(), site_place()],
+        replicate: vec![vault_place().into(), site_place().into()],
         keep: Keep::default(),
         objectives: Objectives::default(),
         drill: DrillPolicy { site: None, probes: Vec::new(), limit: Duration::from_secs(60) },

@@ -31,8 +31,10 @@ async fn the_source_is_read_once_for_all_destinations() {
     let house = House::new();
     house.run().await;
     let reads = house.lab.calls().iter().filter(|call| *call == "read").count();
-    let house =
-        House { policy: model::Policy { replicate: vec![vault_place()], ..crate::house::policy() }, ..House::new() };
+    let house = House {
+        policy: model::Policy { replicate: vec![vault_place().into()], ..crate::house::policy() },
+        ..House::new()
+    };
     house.run().await;
     assert_eq!(reads, house.lab.calls().iter().filter(|call| *call == "read").count());
 }

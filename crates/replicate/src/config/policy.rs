@@ -5,8 +5,8 @@ use std::error::Error as _;
 use std::time::Duration;
 
 use model::{
-    CapturePolicy, CatchUp, Consistency, DrillPolicy, Keep, Objectives, Place, Policy, PolicyName, Probe, Schedule,
-    Select, SiteName, VaultName,
+    CapturePolicy, CatchUp, Consistency, Destination, DrillPolicy, Keep, Objectives, Place, Policy, PolicyName, Probe,
+    Schedule, Select, SiteName, VaultName,
 };
 
 use super::document::{Document, below, nearest, suggestion};
@@ -132,7 +132,7 @@ fn capture(document: &mut Document, raw: RawCapture) -> CapturePolicy {
     }
 }
 
-fn destinations(document: &mut Document, raw: Option<&[RawDestination]>, known: &Known) -> Vec<Place> {
+fn destinations(document: &mut Document, raw: Option<&[RawDestination]>, known: &Known) -> Vec<Destination> {
     let Some(raw) = raw else { return Vec::new() };
     if raw.is_empty() {
         document.wrong_value("/replicate", "there is no destination — name at least one: `[{ to = \"vault:main\" }]`");
@@ -146,7 +146,7 @@ fn destinations(document: &mut Document, raw: Option<&[RawDestination]>, known: 
             document.wrong_value(&at, format!("destination `{to}` is named twice"));
             continue;
         }
-        places.extend(destination_place(document, to, known, &at));
+        places.extend(destination_place(document, to, known, &at).map(Destination::from));
     }
     places
 }

@@ -5,7 +5,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use disk::{DiskRead, DiskWrite, Format};
-use model::{DiskName, Error, ImageId, Kind, RestorePoint, Result, Role, Tags, Token, crash, tag};
+use model::{
+    DiskName, Error, ImageId, ImageOption, ImageOptions, Kind, RestorePoint, Result, Role, Tags, Token, crash, tag,
+};
 use rustix::fs::{SeekFrom, copy_file_range, ioctl_ficlone, seek};
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +19,9 @@ use super::layout::{
 use super::machine::DiskFile;
 use crate::ImageDisk;
 
+/// What can be asked of images here: an image is a folder of the host, which has its own ways of locking and sharing.
+pub const IMAGE_OPTIONS: &[ImageOption] = &[ImageOption::Name, ImageOption::Tags];
+
 /// The file that makes a folder an image.
 const RECORD: &str = "image.json";
 
@@ -25,6 +30,9 @@ const RECORD: &str = "image.json";
 pub(super) struct ImageRecord {
     version: u32,
     pub(super) role: Role,
+    /// What people call it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
     pub(super) tags: Tags,
     pub(super) point: RestorePoint,
     /// Files are names in the image's folder.
@@ -126,9 +134,11 @@ pub(super) fn register(
     layout: &Layout,
     disks: &[ImageDisk],
     point: &RestorePoint,
+    options: &ImageOptions,
     role: Role,
     token: &Token,
 ) -> Result<ImageId> {
+    options.within(IMAGE_OPTIONS, "qemu")?;
     let id = id_of(token)?;
     let place = folder(layout, &id);
     if let Some(there) = read_json::<ImageRecord>(&place.join(RECORD))? {
@@ -150,10 +160,12 @@ pub(super) fn register(
                 .because(format!("disk {} of restore point {} was not written", wanted.name, point.id)));
         }
     }
-    let mut tags = token.tags(role);
+    let mut tags = options.tags.clone();
+    tags.extend(token.tags(role));
     tags.insert(tag::POINT.to_owned(), point.id.to_string());
     tags.insert(tag::SERVER.to_owned(), point.server.to_string());
-    let record = ImageRecord { version: 1, role, tags, point: point.clone(), disks: files };
+    let name = options.name.clone();
+    let record = ImageRecord { version: 1, role, name, tags, point: point.clone(), disks: files };
     write_json(&staging.join(RECORD), &record, "qemu.image-record")?;
     make_folder(&layout.images())?;
     crash::point("qemu.image-commit.before");

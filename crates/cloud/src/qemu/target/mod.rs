@@ -18,9 +18,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use disk::{DiskRead, DiskWrite, Format};
-use model::{DiskName, Error, ImageId, InstanceId, Kind, RestorePoint, Result, Role, Tags, Token};
+use model::{
+    DiskName, Error, ImageId, ImageOption, ImageOptions, InstanceId, Kind, RestorePoint, Result, Role, Tags, Token,
+};
 
 pub use accelerator::Accelerator;
+pub use image::IMAGE_OPTIONS;
 use layout::Layout;
 
 use super::QemuSite;
@@ -128,6 +131,10 @@ impl QemuSite {
 
 #[async_trait]
 impl Target for QemuSite {
+    fn image_options(&self) -> &'static [ImageOption] {
+        IMAGE_OPTIONS
+    }
+
     async fn create_disk(
         &self,
         disk: &DiskName,
@@ -143,9 +150,17 @@ impl Target for QemuSite {
         image::open(&self.layout()?, image, disk).await
     }
 
-    async fn register(&self, disks: &[ImageDisk], point: &RestorePoint, role: Role, token: &Token) -> Result<ImageId> {
+    async fn register(
+        &self,
+        disks: &[ImageDisk],
+        point: &RestorePoint,
+        options: &ImageOptions,
+        role: Role,
+        token: &Token,
+    ) -> Result<ImageId> {
         let (layout, disks, point, token) = (self.layout()?, disks.to_vec(), point.clone(), token.clone());
-        blocking(move || image::register(&layout, &disks, &point, role, &token)).await
+        let options = options.clone();
+        blocking(move || image::register(&layout, &disks, &point, &options, role, &token)).await
     }
 
     async fn images(&self) -> Result<Vec<(ImageId, RestorePoint)>> {
