@@ -4,7 +4,7 @@
 # Usage: tests/run.sh [--slow] [--no-install] [PART...]
 #   --slow         also the proofs that take long: crash sweeps over every point, soak, licence check
 #   --no-install   do not install packages
-#   PART           only these: format clippy unit workspace demo deny
+#   PART           only these: format clippy unit workspace openstack demo deny
 #
 # Build products go to ${CARGO_TARGET_DIR:-~/.cache/replicate/target}, outside the clone, so that they are reused
 # where they exist; downloads and the test guest to ${REPLICATE_CACHE:-~/.cache/replicate}.
@@ -63,8 +63,18 @@ format() { cargo fmt --all --check; }
 lint() { cargo clippy --locked --workspace --all-targets -- -D warnings; }
 unit() { cargo test --locked --workspace --exclude tests --no-fail-fast -- --show-output; }
 # The tests that start guests share two cores: a few at a time, each boot in its time.
-workspace() { cargo test --locked --workspace --test it --no-fail-fast -- --test-threads "${REPLICATE_TEST_THREADS:-3}" --show-output; }
-proofs() { cargo test --locked --workspace --no-fail-fast -- --ignored --test-threads 2 --show-output; }
+workspace() {
+  cargo test --locked --workspace --test it --no-fail-fast -- --skip openstack:: \
+    --test-threads "${REPLICATE_TEST_THREADS:-3}" --show-output
+}
+# Against real OpenStack services, which run only as long as these tests do.
+openstack() {
+  tests/openstack/with.sh 3 cargo test --locked -p tests --test it -- openstack:: \
+    --test-threads "${REPLICATE_TEST_THREADS:-3}" --show-output
+}
+proofs() {
+  tests/openstack/with.sh 3 cargo test --locked --workspace --no-fail-fast -- --ignored --test-threads 2 --show-output
+}
 licences() {
   if ! command -v cargo-deny >/dev/null; then
     [ -n "$slow" ] || { echo "SKIPPED: cargo-deny is not installed (tests/run.sh --slow installs it)"; return 0; }
@@ -79,6 +89,7 @@ part format format
 part clippy lint
 part unit unit
 part workspace workspace
+part openstack openstack
 [ -n "$slow" ] && part proofs proofs
 part deny licences
 { [ -n "$slow" ] || [ ${#parts[@]} -gt 0 ]; } && part demo demo

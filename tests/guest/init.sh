@@ -1,6 +1,8 @@
 #!/bin/sh
 # Process 1 of the guest: network, guest agent, the service that writes data, a web page on port 80 and a shell on the
-# serial console. Prints REPLICATE-READY when all of it runs.
+# serial console. Prints REPLICATE-READY when all of it runs, with the last order on disk and a check of all of them, and
+# then REPLICATE-SEQ with the last order every two seconds: where the console is all that one sees of a guest, it tells
+# what an image taken at that moment must hold.
 #
 # A disk with the file /etc/panic-on-boot makes the kernel panic instead: a drill must see that.
 export PATH=/bin:/sbin:/usr/sbin:/usr/bin HOME=/root
@@ -46,7 +48,8 @@ fi
 orders write &
 httpd -p 80 -h /srv/www
 while [ ! -s /data/seq ]; do usleep 100000; done # ready means: the first order is on disk
-echo "REPLICATE-READY boots=$boots seq=$(cat /data/seq 2>/dev/null) uptime=$(cut -d' ' -f1 /proc/uptime)"
+echo "REPLICATE-READY boots=$boots seq=$(cat /data/seq 2>/dev/null) $(orders check) uptime=$(cut -d' ' -f1 /proc/uptime)"
+while sleep 2; do echo "REPLICATE-SEQ $(cat /data/seq)"; done &
 trap 'sync; poweroff -f' USR2 TERM
 trap 'sync; reboot -f' INT
 while :; do setsid sh -c 'exec sh -i </dev/ttyS0 >/dev/ttyS0 2>&1'; done

@@ -1,6 +1,7 @@
 //! The workspace tests: one binary, so that it links once.
 mod architecture;
 mod formats;
+mod openstack;
 mod qemu_source;
 mod qemu_target;
 mod qemu_target_crash;

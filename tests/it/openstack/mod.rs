@@ -1,0 +1,7 @@
+//! OpenStack, against real services: `tests/run.sh openstack` starts them and ends them.
+//!
+//! Two regions with Glance, Nova, Neutron and Cinder; every test has a project of its own in both. A judge that shares no
+//! code with the project tells what is there before and after.
+
+mod lab;
+mod services;
