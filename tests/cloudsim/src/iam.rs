@@ -1,0 +1,140 @@
+//! What a call needs to be permitted: actions and the resources they are about, in the form of policies. It is
+//! enforced, and it is logged, so that a least-privilege policy can be read off a recorded run.
+
+use serde_json::{Value, json};
+
+use crate::auth::Caller;
+use crate::auth::policy::allows;
+use crate::ebs::Operation;
+use crate::ec2::params::Params;
+use crate::error::{Answer, ApiError};
+use crate::world::World;
+
+/// Action and resource.
+pub(crate) type Need = (String, String);
+
+/// A type of resource by the prefix of its ids; snapshots and images have no account in their names.
+fn kind(id: &str) -> Option<&'static str> {
+    let (prefix, rest) = id.split_once('-')?;
+    if rest.is_empty() || !rest.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    Some(match prefix {
+        "snap" => "snapshot",
+        "ami" => "image",
+        "vol" => "volume",
+        "i" => "instance",
+        "sg" => "security-group",
+        "subnet" => "subnet",
+        "vpc" => "vpc",
+        "lt" => "launch-template",
+        _ => return None,
+    })
+}
+
+fn arn(caller: &Caller, kind: &str, name: &str) -> String {
+    let account = if matches!(kind, "snapshot" | "image") { "" } else { &caller.account };
+    format!("arn:aws:ec2:{}:{account}:{kind}/{name}", caller.region)
+}
+
+/// Types of what an action makes.
+fn makes(action: &str) -> &'static [&'static str] {
+    match action {
+        "CreateSnapshot" | "CreateSnapshots" | "CopySnapshot" => &["snapshot"],
+        "RegisterImage" => &["image"],
+        "CopyImage" | "CreateImage" => &["image", "snapshot"],
+        "RunInstances" => &["instance", "volume", "network-interface"],
+        "CreateVolume" => &["volume"],
+        "CreateSecurityGroup" => &["security-group"],
+        _ => &[],
+    }
+}
+
+/// What a call of the query API needs.
+pub(crate) fn query(caller: &Caller, action: &str, params: &Params) -> Vec<Need> {
+    let name = format!("ec2:{action}");
+    // descriptions cannot be limited to resources
+    if action.starts_with("Describe") {
+        return vec![(name, "*".to_owned())];
+    }
+    let mut resources: Vec<String> = makes(action).iter().map(|kind| arn(caller, kind, "*")).collect();
+    for (key, value) in params.all() {
+        if key.contains("Tag.") || key == "ClientToken" {
+            continue;
+        }
+        if let Some(kind) = kind(value) {
+            resources.push(arn(caller, kind, value));
+        }
+        if key == "KeyName" {
+            resources.push(arn(caller, "key-pair", value));
+        }
+    }
+    resources.sort();
+    resources.dedup();
+    if resources.is_empty() {
+        resources.push("*".to_owned());
+    }
+    let mut needs: Vec<Need> = resources.into_iter().map(|resource| (name.clone(), resource)).collect();
+    // tags in a create call need the right to tag as well
+    for one in params.structs("TagSpecification") {
+        if let Some(kind) = one.get("ResourceType") {
+            needs.push(("ec2:CreateTags".to_owned(), arn(caller, &kind, "*")));
+        }
+    }
+    needs
+}
+
+/// What a call of the direct API needs.
+pub(crate) fn direct(caller: &Caller, operation: &Operation, body: &[u8]) -> Vec<Need> {
+    let name = format!("ebs:{}", operation.name());
+    let resource = arn(caller, "snapshot", operation.snapshot().unwrap_or("*"));
+    let mut needs = vec![(name.clone(), resource)];
+    if *operation == Operation::Start {
+        let body: Value = serde_json::from_slice(body).unwrap_or_default();
+        if let Some(parent) = body["ParentSnapshotId"].as_str() {
+            needs.push((name, arn(caller, "snapshot", parent)));
+        }
+        if body["Tags"].as_array().is_some_and(|tags| !tags.is_empty()) {
+            needs.push(("ec2:CreateTags".to_owned(), arn(caller, "snapshot", "*")));
+        }
+    }
+    needs
+}
+
+/// What a call of STS needs.
+pub(crate) fn sts(action: &str, params: &Params) -> Vec<Need> {
+    let resource = params.get("RoleArn").unwrap_or_else(|| "*".to_owned());
+    vec![(format!("sts:{action}"), resource)]
+}
+
+/// Refuses a call that a policy does not permit.
+pub(crate) fn permit(world: &World, caller: &Caller, needs: &[Need]) -> Answer<()> {
+    // an assumed role is known by its role
+    let own = world
+        .policies
+        .iter()
+        .find(|(principal, _)| **principal == caller.arn || caller.arn.starts_with(&format!("{principal}/")));
+    let general = world.policies.get("*");
+    for (action, resource) in needs {
+        if allows(own.map(|(_, policy)| policy), general, action, resource) {
+            continue;
+        }
+        let message = format!(
+            "You are not authorized to perform this operation. User: {} is not authorized to perform: {action} on \
+             resource: {resource} because no identity-based policy allows the {action} action",
+            caller.arn
+        );
+        let code = match caller.service.as_str() {
+            "ec2" => "UnauthorizedOperation",
+            "ebs" => "AccessDeniedException",
+            _ => "AccessDenied",
+        };
+        return Err(ApiError::new(403, code, message).reason("DEPENDENCY_ACCESS_DENIED"));
+    }
+    Ok(())
+}
+
+/// For the log.
+pub(crate) fn logged(needs: &[Need]) -> Value {
+    needs.iter().map(|(action, resource)| json!({ "action": action, "resource": resource })).collect()
+}
