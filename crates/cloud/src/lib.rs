@@ -3,6 +3,7 @@
 //! Owns the provider traits, their decorators, the conformance suites and the providers. Must not know archives,
 //! policies, schedules or the ledger.
 
+mod capabilities;
 pub mod conformance;
 mod hook;
 pub mod memory;
@@ -11,6 +12,7 @@ mod relay;
 mod retry;
 mod traits;
 
+pub use capabilities::{Capabilities, capabilities};
 pub use relay::{CopyRequest, CopyState, ImageCopy, Peer, Relay, Route};
 pub use retry::{RetryOptions, Retrying};
 pub use traits::{

@@ -108,6 +108,8 @@ pub(crate) fn fresh(point: &PointId, place: &Place) -> Replica {
         verified_at: None,
         proven_at: None,
         doomed_at: None,
+        unprotected_at: None,
+        hidden: false,
         stored_bytes: 0,
     }
 }

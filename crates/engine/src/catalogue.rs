@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use model::{Place, PointId, Policy, PolicyName, Replica, ReplicaState, RestorePoint, Result, ServerName, SiteName};
 
 use crate::ledger::{self, Tree};
-use crate::plan::{self, Held};
 use crate::records::{CursorRecord, RunKind, RunRecord, RunState, policy_key};
+use crate::route::{Holdings, Links, Scene, Wanted};
 use crate::{
     Engine, OpenRunReport, PlanReport, PointReport, Problem, Proof, ProofReport, ServerPlan, ServerStatus, SignedProof,
     StatusReport,
@@ -172,13 +172,15 @@ impl Engine {
                     continue;
                 }
             };
-            let mut held: Vec<(Place, Result<Vec<Held>, Problem>)> = Vec::new();
+            let mut held = Holdings::new();
             for place in policy.replicate.iter().map(|destination| &destination.place) {
                 let now = self.held(place).await;
                 held.push((place.clone(), now.map_err(|error| Problem::from(&error))));
             }
+            let places: Vec<Place> = held.iter().map(|(place, _)| place.clone()).collect();
+            let links = self.links(&places).await;
             for server in servers {
-                report.servers.push(self.plan_server(policy, &server, &held).await?);
+                report.servers.push(self.plan_server(policy, &server, &held, &links).await?);
             }
         }
         report.doomed = self.doomed().await?;
@@ -189,15 +191,15 @@ impl Engine {
         &self,
         policy: &Policy,
         server: &cloud::Server,
-        held: &[(Place, Result<Vec<Held>, Problem>)],
+        held: &Holdings,
+        links: &Links,
     ) -> Result<ServerPlan> {
         let key = policy_key(&policy.name, &server.name);
         let cursor: Option<CursorRecord> = ledger::get(&*self.ledger, Tree::Cursors, &key).await?;
         let disks: Vec<_> = server.machine.disks.iter().map(|disk| (disk.name.clone(), disk.size)).collect();
-        let destinations = held.iter().map(|(place, held)| {
-            let held = held.as_deref().map_err(Clone::clone);
-            plan::destination(place, held, &server.name, cursor.as_ref(), &disks)
-        });
+        let wanted: Vec<Wanted> = policy.replicate.iter().map(Wanted::new).collect();
+        let scene = Scene { server: &server.name, cursor: cursor.as_ref(), disks: &disks, held, links };
+        let destinations = self.ways(&wanted, &scene).await?;
         Ok(ServerPlan {
             policy: policy.name.clone(),
             server: server.name.clone(),
@@ -207,7 +209,7 @@ impl Engine {
             since: cursor.as_ref().map(|cursor| cursor.cursor.clone()),
             base: cursor.as_ref().map(|cursor| cursor.base.clone()),
             disk_bytes: disks.iter().map(|(_, size)| size).sum(),
-            destinations: destinations.collect(),
+            destinations,
         })
     }
 }

@@ -11,6 +11,9 @@ use model::{Error, ImageId, Kind, Place, PointId, Replica, ReplicaState, Restore
 use crate::ledger::{self, Tree};
 use crate::{Choice, Engine, Skipped};
 
+/// The distance of a replica of which nobody asked how near it is.
+const FAR: u8 = 3;
+
 /// A point with the replicas that can be tried, best first.
 #[derive(Debug, Clone)]
 pub(crate) struct Restorable {
@@ -26,11 +29,15 @@ pub(crate) struct Source {
     pub image: Option<ImageId>,
     /// What the ledger knows; none: found at its place only.
     pub state: Option<ReplicaState>,
+    /// Whether the provider can copy it to where it is wanted.
+    pub relay: bool,
+    /// How near it is to where it is wanted; less is nearer.
+    pub distance: u8,
 }
 
 impl Source {
     /// Lower is better. Equal: archives first, which check every byte as they are read.
-    fn rank(&self) -> (u8, bool) {
+    pub(crate) fn rank(&self) -> (u8, bool) {
         let state = match self.state {
             Some(ReplicaState::Proven) => 0,
             Some(ReplicaState::Verified) => 1,
@@ -41,7 +48,7 @@ impl Source {
         (state, matches!(self.place, Place::Site(_)))
     }
 
-    fn is_checked(&self) -> bool {
+    pub(crate) fn is_checked(&self) -> bool {
         self.rank().0 <= 2
     }
 }
@@ -105,7 +112,8 @@ impl Engine {
                 });
                 // two places that disagree about a point: the one that fits the ledger, or came first, is believed
                 if entry.point == held.point {
-                    entry.replicas.push(Source { place: place.clone(), image: held.image, state });
+                    let (place, image) = (place.clone(), held.image);
+                    entry.replicas.push(Source { place, image, state, relay: false, distance: FAR });
                 }
             }
         }

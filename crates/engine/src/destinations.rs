@@ -1,15 +1,17 @@
 //! Brings the point of a run to every destination that waits for it: transfer, commit, verify. Each destination goes on from its own last
-//! finished step, and its trouble is its own.
+//! finished step, and its trouble is its own. Destinations that their provider copies to come last: they need one that is verified.
 
 use cloud::Capture;
 use futures::future::join_all;
 use model::{Error, Kind, Place, PointDisk, RestorePoint, Result};
 
+use crate::copies::{commit_copies, relay_all, split};
 use crate::observe::Event;
 use crate::plan;
 use crate::run::{by_place, point};
+use crate::steps::relay::Relayed;
 use crate::steps::transfer::{self, Lane};
-use crate::steps::{Context, Transferred, register, seal, verify};
+use crate::steps::{Context, Transferred, hide, register, seal, verify};
 use crate::{DestinationState, Problem};
 
 /// Works on all destinations that are not done.
@@ -22,7 +24,7 @@ pub(crate) async fn run(context: &mut Context<'_>, capture: &Capture) -> Result<
         .map(|d| d.place.clone())
         .collect();
     let mut to_move = Vec::new();
-    let mut committed = Vec::new();
+    let (mut committed, mut copied) = (Vec::new(), Vec::new());
     for place in waiting {
         match standing(context, &place).await {
             Ok(Standing::Bare) => to_move.push(place),
@@ -34,14 +36,32 @@ pub(crate) async fn run(context: &mut Context<'_>, capture: &Capture) -> Result<
                 None => to_move.push(place),
             },
             Ok(Standing::Committed) => committed.push(place),
+            Ok(Standing::Copied(relayed)) => copied.push((place, *relayed)),
             Err(error) => failed(context, &place, "look-up", &error),
         }
     }
-    if !to_move.is_empty() {
-        committed.extend(bring(context, capture, &to_move).await?);
+    let (blocks, relays) = split(context, capture, to_move).await?;
+    if !blocks.is_empty() {
+        committed.extend(bring(context, capture, &blocks).await?);
     }
-    let Some(point) = context.run.point.clone() else { return Ok(()) };
-    check(context, &point, committed).await
+    if let Some(point) = context.run.point.clone() {
+        check(context, &point, committed).await?;
+        commit_copies(context, &point, copied).await?;
+    }
+    relay_all(context, relays).await
+}
+
+/// A destination has the point, verified: older images are taken off the lists if the policy says so.
+pub(crate) async fn finished(context: &mut Context<'_>, point: &RestorePoint, place: &Place) {
+    if let Err(error) = hide::run(context.engine, &context.run, place, point).await {
+        let message = format!("older images at {place} are still listed: {}", error.chain());
+        context.engine.tell(Event::Warning { run: Some(context.run.id.clone()), message: message.clone() });
+        context.run.warnings.push(message);
+    }
+    if let Some(destination) = by_place(&mut context.run).get_mut(place) {
+        destination.state = DestinationState::Done;
+        destination.problem = None;
+    }
 }
 
 /// How far a destination is.
@@ -50,18 +70,22 @@ enum Standing {
     Bare,
     /// The disks of the image are written.
     Moved(Transferred),
+    /// The provider has copied the image, and it is equal.
+    Copied(Box<Relayed>),
     /// The replica exists.
     Committed,
 }
 
 async fn standing(context: &Context<'_>, place: &Place) -> Result<Standing> {
     let (engine, run) = (context.engine, &context.run);
-    let commit = match place {
-        Place::Vault(_) => plan::seal_step(place),
-        Place::Site(_) => plan::register_step(place),
+    let commits = match place {
+        Place::Vault(_) => vec![plan::seal_step(place)],
+        Place::Site(_) => vec![plan::register_step(place), plan::commit_step(place)],
     };
-    if engine.step_done::<serde_json::Value>(&run.id, &commit).await?.is_some() {
-        return Ok(Standing::Committed);
+    for commit in &commits {
+        if engine.step_done::<serde_json::Value>(&run.id, commit).await?.is_some() {
+            return Ok(Standing::Committed);
+        }
     }
     let Some(point) = &run.point else { return Ok(Standing::Bare) };
     match place {
@@ -70,6 +94,9 @@ async fn standing(context: &Context<'_>, place: &Place) -> Result<Standing> {
             Ok(if found { Standing::Committed } else { Standing::Bare })
         }
         Place::Site(_) => {
+            if let Some(relayed) = engine.step_done::<Relayed>(&run.id, &plan::relay_step(place)).await? {
+                return Ok(Standing::Copied(Box::new(relayed)));
+            }
             let moved: Option<Transferred> = engine.step_done(&run.id, &plan::transfer_step(place)).await?;
             Ok(moved.filter(|moved| moved.disks == point.disks).map_or(Standing::Bare, Standing::Moved))
         }
@@ -141,6 +168,7 @@ fn note(context: &mut Context<'_>, lanes: &[Lane]) {
             destination.received_bytes = lane.done.received;
             destination.fresh_bytes = lane.done.fresh;
             destination.stored_bytes = lane.done.stored;
+            destination.seconds = lane.seconds;
         }
     }
 }
@@ -188,12 +216,7 @@ async fn check(context: &mut Context<'_>, point: &RestorePoint, places: Vec<Plac
         let done = context.engine.step_done::<()>(&context.run.id, &step).await?.is_some();
         let checked = if done { Ok(()) } else { verify::run(context.engine, &context.run, &place, point).await };
         match checked {
-            Ok(()) => {
-                if let Some(destination) = by_place(&mut context.run).get_mut(&place) {
-                    destination.state = DestinationState::Done;
-                    destination.problem = None;
-                }
-            }
+            Ok(()) => finished(context, point, &place).await,
             Err(error) => {
                 failed(context, &place, &step, &error);
                 if matches!(error.kind(), Kind::Damaged | Kind::NotFound) {
@@ -213,7 +236,7 @@ async fn take_away(context: &Context<'_>, point: &RestorePoint, place: &Place) -
     context.engine.steps_reset(&context.run.id, &plan::steps(place)).await
 }
 
-fn failed(context: &mut Context<'_>, place: &Place, step: &str, error: &Error) {
+pub(crate) fn failed(context: &mut Context<'_>, place: &Place, step: &str, error: &Error) {
     let problem = Problem::from(error);
     let run = context.run.id.clone();
     context.engine.tell(Event::StepFailed { run, step: step.to_owned(), problem: problem.clone() });

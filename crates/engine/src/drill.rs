@@ -35,9 +35,10 @@ impl Engine {
     /// Restores, checks, measures, destroys. A guest that does not pass is a report with `passed: false`, not an error.
     pub async fn drill(&self, request: &DrillRequest) -> Result<DrillReport> {
         let began = Instant::now();
-        let (choices, skipped, silent) = self.choose(&request.choice).await?;
+        let (mut choices, skipped, silent) = self.choose(&request.choice).await?;
         let policy = choices.first().and_then(|choice| self.policy_of(&choice.point));
         let site = self.drill_site(request, policy.as_ref())?;
+        self.nearest(&mut choices, &request.choice, &site).await?;
         let run = self.open_short_run(RunKind::Drill, &request.choice.server, Some(site.clone())).await?;
         let _active = self.activate(&run.id);
         for message in silent {

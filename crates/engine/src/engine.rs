@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use cloud::Cloud;
 use jiff::Timestamp;
-use model::{Clock, Error, Kind, OwnerId, Policy, PolicyName, Result, RunId, ServerName, SiteName, VaultName};
+use model::{
+    Clock, Error, Kind, OwnerId, Policy, PolicyName, PriceList, Result, RunId, ServerName, SiteName, VaultName,
+};
 
 use crate::ledger::{self, Batch, Ledger, Tree};
 use crate::proof::Signer;
@@ -54,6 +56,12 @@ pub struct Settings {
     pub drill_poll: Duration,
     /// Servers that are worked on at once.
     pub parallel: usize,
+    /// How often a copy by a provider is looked at.
+    pub relay_poll: Duration,
+    /// The longest that such a copy may take, the wait for a free slot included.
+    pub relay_limit: Duration,
+    /// What sites charge, as far as it is configured.
+    pub prices: PriceList,
 }
 
 impl Default for Settings {
@@ -66,6 +74,9 @@ impl Default for Settings {
             max_attempts: 3,
             drill_poll: Duration::from_millis(500),
             parallel: 2,
+            relay_poll: Duration::from_secs(5),
+            relay_limit: Duration::from_secs(12 * 3600),
+            prices: PriceList::new(),
         }
     }
 }

@@ -18,6 +18,11 @@ pub(crate) struct Begun {
 }
 
 impl Begun {
+    /// How long ago it began.
+    pub(crate) fn seconds(&self) -> f64 {
+        self.since.elapsed().as_secs_f64()
+    }
+
     /// Whether an earlier execution may have acted already.
     pub(crate) fn is_repeated(&self) -> bool {
         self.record.attempts > 1

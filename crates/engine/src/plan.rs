@@ -1,7 +1,7 @@
 //! Decisions about a run, pure: from what the policy wants and what source, destinations and ledger hold now. The same functions
 //! serve `replicate plan`, which prints them, and the run, which acts on them.
 
-use model::{DiskName, ImageId, Place, PointId, RestorePoint, ServerName};
+use model::{DiskName, ImageId, Place, PointId, RestorePoint, ServerName, Via};
 
 use crate::records::CursorRecord;
 use crate::{DestinationPlan, Mode, Problem};
@@ -73,7 +73,7 @@ pub(crate) fn disk_mode(
     }
 }
 
-/// The durable steps of a destination, in order: ledger names.
+/// The durable steps of a destination that gets blocks, in order: ledger names.
 pub(crate) fn steps(place: &Place) -> Vec<String> {
     let commit = match place {
         Place::Vault(_) => seal_step(place),
@@ -97,6 +97,26 @@ pub(crate) fn register_step(place: &Place) -> String {
     format!("register-{place}")
 }
 
+/// The durable steps of a destination that its provider copies to.
+pub(crate) fn relay_steps(place: &Place) -> Vec<String> {
+    vec![relay_step(place), commit_step(place)]
+}
+
+/// Ledger name of a copy by the provider, verification included.
+pub(crate) fn relay_step(place: &Place) -> String {
+    format!("relay-{place}")
+}
+
+/// Ledger name of the commit of a copy.
+pub(crate) fn commit_step(place: &Place) -> String {
+    format!("commit-{place}")
+}
+
+/// Ledger name of taking older images off people's lists.
+pub(crate) fn hide_step(place: &Place) -> String {
+    format!("hide-{place}")
+}
+
 /// Ledger name of a destination's verification.
 pub(crate) fn verify_step(place: &Place) -> String {
     format!("verify-{place}")
@@ -116,7 +136,13 @@ pub(crate) fn destination(
         mode: Mode::Full,
         parent: None,
         reason: None,
+        via: Via::Blocks,
+        from: None,
+        choice: None,
         estimated_bytes: total,
+        estimated_calls: None,
+        estimated_cost: None,
+        estimated_seconds: None,
         steps: steps(place),
         problem: None,
     };

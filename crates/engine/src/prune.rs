@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
-use model::{Candidate, Error, Kind, Place, PointId, Policy, Replica, ReplicaState, RestorePoint, Result, crash};
+use model::{
+    Candidate, Error, ImageOption, Kind, Place, PointId, Policy, Replica, ReplicaState, RestorePoint, Result, crash,
+};
 
 use crate::catalogue::Catalogue;
 use crate::ledger::{self, Batch, Tree};
@@ -185,7 +187,39 @@ impl Engine {
             (ReplicaState::Doomed, None, None) => ReplicaState::Committed,
             (state, ..) => state,
         };
-        self.put_replica(&Replica { doomed_at: None, state, ..replica.clone() }, dry).await
+        if replica.unprotected_at.is_some() && !dry {
+            self.protect_again(replica).await?;
+        }
+        let unprotected_at = if dry { replica.unprotected_at } else { None };
+        self.put_replica(&Replica { doomed_at: None, state, unprotected_at, ..replica.clone() }, dry).await
+    }
+
+    /// Whether images at a place can be protected against deletion.
+    fn may_protect(&self, place: &Place) -> bool {
+        let Place::Site(name) = place else { return false };
+        let target = self.sites.get(name).and_then(|site| site.target());
+        target.is_some_and(|target| target.image_options().contains(&ImageOption::Protected))
+    }
+
+    /// Gives a replica that was about to be deleted its protection back, if its policy still asks for it.
+    async fn protect_again(&self, replica: &Replica) -> Result<()> {
+        let (Place::Site(name), Some(image)) = (&replica.place, &replica.image) else { return Ok(()) };
+        let catalogue = self.catalogue().await?;
+        let policies = self.policies();
+        let policy = catalogue.points.get(&replica.point).and_then(|point| point.policy.as_ref());
+        let policy = policies.iter().find(|known| Some(&known.name) == policy);
+        if !policy.is_some_and(|policy| policy.image_options(&replica.place).protected) {
+            return Ok(());
+        }
+        let Some(target) = self.site(name)?.target() else { return Ok(()) };
+        crash::point("prune.protect.before");
+        let protected = target.protect(image, true).await;
+        crash::point("prune.protect.after");
+        match protected {
+            // it was deleted, and only its record is left
+            Err(error) if error.kind() == Kind::NotFound => Ok(()),
+            protected => protected,
+        }
     }
 
     async fn put_replica(&self, replica: &Replica, dry: bool) -> Result<()> {
@@ -200,10 +234,16 @@ impl Engine {
     /// Deletes a doomed replica if every guard allows it now.
     async fn execute_doom(&self, verdict: &Verdict) -> Result<()> {
         let (point, replica) = (&verdict.point, &verdict.replica);
-        let guards = self.guards(point, replica).await.map_err(|error| {
+        let stays = |error: Error| {
             error.within(format!("point {} at {} is doomed, and stays for now", point.id, replica.place))
-        })?;
-        remove(self, &replica.place, point).await?;
+        };
+        let guards = self.guards(point, replica).await.map_err(stays)?;
+        // noted before it happens: an image that loses its protection and is kept after all gets it back
+        if self.may_protect(&replica.place) && replica.unprotected_at.is_none() {
+            let replica = Replica { unprotected_at: Some(self.now()), ..replica.clone() };
+            self.put_replica(&replica, false).await?;
+        }
+        remove(self, &replica.place, point).await.map_err(stays)?;
         let tombstone =
             TombstoneRecord { replica: replica.clone(), server: point.server.clone(), deleted_at: self.now(), guards };
         let key = replica_key(&point.id, &replica.place);
@@ -308,6 +348,11 @@ pub(crate) async fn remove(engine: &Engine, place: &Place, point: &RestorePoint)
                 if !ours {
                     return Err(Error::new(Kind::Denied, format!("cannot delete image {image} at {place}"))
                         .because("another installation made it"));
+                }
+                if let Some(target) = site.target() {
+                    crash::point("prune.unprotect.before");
+                    target.protect(&image, false).await?;
+                    crash::point("prune.unprotect.after");
                 }
                 crash::point("prune.delete.before");
                 site.delete(resource).await?;

@@ -2,7 +2,8 @@
 
 use jiff::Timestamp;
 use model::{
-    Cursor, DiskName, Place, PointDisk, PointId, Policy, PolicyName, Replica, RestorePoint, RunId, ServerName, SiteName,
+    Cursor, DiskName, Place, PointDisk, PointId, Policy, PolicyName, Replica, RestorePoint, RunId, ServerName,
+    SiteName, Via,
 };
 use serde::{Deserialize, Serialize};
 
@@ -66,6 +67,18 @@ pub struct DestinationRecord {
     /// Bytes that it stored.
     #[serde(default)]
     pub stored_bytes: u64,
+    /// How its bytes come. `Auto`: not decided yet; once it is, a later execution goes on the same way.
+    #[serde(default)]
+    pub via: Via,
+    /// The destination that the provider copies from.
+    #[serde(default)]
+    pub from: Option<SiteName>,
+    /// Bytes that the provider copied.
+    #[serde(default)]
+    pub relayed_bytes: u64,
+    /// How long moving took.
+    #[serde(default)]
+    pub seconds: f64,
     /// Why the last try failed.
     #[serde(default)]
     pub problem: Option<Problem>,
@@ -82,6 +95,10 @@ impl DestinationRecord {
             received_bytes: 0,
             fresh_bytes: 0,
             stored_bytes: 0,
+            via: Via::Auto,
+            from: None,
+            relayed_bytes: 0,
+            seconds: 0.0,
             problem: None,
         }
     }

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 use model::{
-    Consistency, Cursor, DiskName, ImageId, InstanceId, Kind, Place, PointDisk, PointId, PolicyName, Replica,
-    RestorePoint, RunId, ServerName, SiteName,
+    Consistency, DiskName, ImageId, InstanceId, Kind, Place, PointDisk, PointId, PolicyName, Replica, RestorePoint,
+    RunId, ServerName, SiteName, Via,
 };
 use serde::{Deserialize, Serialize};
 
@@ -84,6 +84,18 @@ pub struct DestinationReport {
     pub fresh_bytes: u64,
     /// Bytes that it stored.
     pub stored_bytes: u64,
+    /// How the bytes came: through us, or copied by the provider from another destination.
+    #[serde(default)]
+    pub via: Via,
+    /// The destination that they were copied from.
+    #[serde(default)]
+    pub from: Option<SiteName>,
+    /// Bytes that the provider copied.
+    #[serde(default)]
+    pub relayed_bytes: u64,
+    /// How long moving them took.
+    #[serde(default)]
+    pub seconds: f64,
     /// What went wrong.
     pub problem: Option<Problem>,
 }
@@ -151,71 +163,6 @@ pub struct ServerReport {
     pub server: cloud::Server,
     /// Policies that cover it.
     pub policies: Vec<PolicyName>,
-}
-
-/// How bytes will come to a destination.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Mode {
-    /// Changes only are read and moved.
-    Incremental,
-    /// Everything is read, what the destination has is dropped.
-    Compare,
-    /// Everything is read and moved.
-    Full,
-}
-
-/// What a run would do for one destination.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DestinationPlan {
-    /// Where.
-    pub place: Place,
-    /// How.
-    pub mode: Mode,
-    /// The point it builds on there.
-    pub parent: Option<PointId>,
-    /// Why not incremental.
-    pub reason: Option<String>,
-    /// An upper bound, or what the last run moved if it is incremental.
-    pub estimated_bytes: u64,
-    /// The durable steps, in order.
-    pub steps: Vec<String>,
-    /// Why it cannot work.
-    pub problem: Option<Problem>,
-}
-
-/// What a run would do for one server.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ServerPlan {
-    /// Whose policy.
-    pub policy: PolicyName,
-    /// Which server.
-    pub server: ServerName,
-    /// At which site.
-    pub site: SiteName,
-    /// The unfinished run that would go on instead of a new one.
-    pub resume: Option<RunId>,
-    /// The consistency asked for.
-    pub consistency: Consistency,
-    /// The cursor that the capture would be incremental against.
-    pub since: Option<Cursor>,
-    /// The point that this cursor belongs to.
-    pub base: Option<PointId>,
-    /// Bytes of all disks.
-    pub disk_bytes: u64,
-    /// Per destination.
-    pub destinations: Vec<DestinationPlan>,
-}
-
-/// What `replicate plan` shows.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PlanReport {
-    /// Per policy and server.
-    pub servers: Vec<ServerPlan>,
-    /// What retention will delete, and when.
-    pub doomed: Vec<DoomedReport>,
-    /// What could not be looked at.
-    pub problems: Vec<Problem>,
 }
 
 /// A replica that retention will delete.
@@ -358,6 +305,9 @@ pub struct RestoreReport {
     pub disks: Vec<PointDisk>,
     /// Bytes moved.
     pub bytes: u64,
+    /// How: through us, or copied by the provider.
+    #[serde(default)]
+    pub via: Via,
     /// How long it took.
     pub seconds: f64,
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use jiff::Timestamp;
-use model::{Arch, DiskName, Firmware, Place, PointId, PolicyName, ServerName, SiteName, VaultName};
+use model::{Arch, DiskName, Firmware, Place, PointId, PolicyName, ServerName, SiteName, VaultName, Via};
 use serde::{Deserialize, Serialize};
 
 use crate::CheckScope;
@@ -22,6 +22,9 @@ pub struct Choice {
     /// Only from this replica.
     #[serde(default)]
     pub from: Option<Place>,
+    /// How its bytes come to a site.
+    #[serde(default)]
+    pub via: Via,
 }
 
 /// In which form a disk is written to a file.

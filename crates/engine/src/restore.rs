@@ -8,7 +8,7 @@ use cloud::{ImageDisk, LaunchOptions, Network, Target};
 use disk::{DiskRead, DiskWrite, TransferOptions};
 use model::{
     DiskName, Error, ImageId, ImageOptions, InstanceId, Kind, Place, PointDisk, ReplicaState, RestorePoint, Result,
-    Role, ServerName, SiteName, crash,
+    Role, ServerName, SiteName, Via, crash,
 };
 
 use crate::choose::{Restorable, Source};
@@ -32,6 +32,7 @@ pub(crate) struct Made {
     pub instance: Option<InstanceId>,
     pub files: Vec<PathBuf>,
     pub bytes: u64,
+    pub via: Via,
 }
 
 impl Engine {
@@ -41,11 +42,14 @@ impl Engine {
         if let RestoreTo::Site { site, .. } = &request.to {
             self.target(site)?;
         }
-        let (choices, skipped, silent) = self.choose(&request.choice).await?;
+        let (mut choices, skipped, silent) = self.choose(&request.choice).await?;
         let site = match &request.to {
             RestoreTo::Site { site, .. } => Some(site.clone()),
             RestoreTo::File { .. } => None,
         };
+        if let Some(site) = &site {
+            self.nearest(&mut choices, &request.choice, site).await?;
+        }
         let run = self.open_short_run(RunKind::Restore, &request.choice.server, site).await?;
         let _active = self.activate(&run.id);
         for message in silent {
@@ -160,7 +164,7 @@ impl Engine {
         }
     }
 
-    /// Writes all disks of a point as an image of a site and registers it.
+    /// Makes an image of a point at a site: copied by the provider if it can, else written disk by disk and registered.
     pub(crate) async fn write_image(
         &self,
         run: &RunRecord,
@@ -171,6 +175,9 @@ impl Engine {
         step: &str,
     ) -> Tried<Made> {
         let target = self.target(site)?;
+        if let Some(made) = self.relayed(run, point, source, site, role).await? {
+            return Ok(made);
+        }
         let (mut made, mut disks): (Made, Vec<ImageDisk>) = Default::default();
         for disk in &point.disks {
             let token = token(self, run, &disk_step(&disk.name));
@@ -363,6 +370,7 @@ pub(crate) fn report(
         files: made.files,
         disks: point.disks.clone(),
         bytes: made.bytes,
+        via: if made.via == Via::Relay { Via::Relay } else { Via::Blocks },
         seconds: 0.0,
     }
 }

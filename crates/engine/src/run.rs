@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use cloud::{Capture, Server};
 use futures::{StreamExt, stream};
-use model::{Error, Kind, Place, Policy, PolicyName, RestorePoint, Result, ServerName};
+use model::{Error, Kind, Place, Policy, PolicyName, RestorePoint, Result, ServerName, Via};
 
 use crate::engine::busy_name;
 use crate::ledger::{self, Tree};
@@ -288,6 +288,10 @@ pub(crate) fn report(run: &RunRecord, seconds: f64, resumed: bool) -> RunReport 
         received_bytes: d.received_bytes,
         fresh_bytes: d.fresh_bytes,
         stored_bytes: d.stored_bytes,
+        via: if d.via == Via::Relay { Via::Relay } else { Via::Blocks },
+        from: d.from.clone(),
+        relayed_bytes: d.relayed_bytes,
+        seconds: d.seconds,
         problem: d.problem.clone(),
     });
     RunReport {

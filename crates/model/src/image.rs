@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Kind, RestorePoint, Result, Tags};
+use crate::{Error, Kind, RestorePoint, Result, SiteName, Tags};
 
 /// Who may see an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -203,16 +203,14 @@ impl fmt::Display for Via {
 pub struct Prices {
     /// In which currency.
     pub currency: String,
-    /// For a GiB that comes in.
+    /// For a GiB that is written to it through us.
     pub inbound: Option<f64>,
-    /// For a GiB that is read out of it.
-    pub outbound: Option<f64>,
     /// For a GiB that the provider copies from it to another of its sites.
     pub relay: Option<f64>,
 }
 
-/// Prices by site name, for those that have any.
-pub type PriceList = BTreeMap<crate::SiteName, Prices>;
+/// Prices of the sites that have any.
+pub type PriceList = BTreeMap<SiteName, Prices>;
 
 #[cfg(test)]
 mod tests {

@@ -178,6 +178,12 @@ pub struct Replica {
     /// When retention marked it; deletion waits for the grace period.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub doomed_at: Option<Timestamp>,
+    /// When its protection was taken off so that it can be deleted; put on again if it is kept after all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unprotected_at: Option<Timestamp>,
+    /// Whether it was taken off people's lists, since a newer one is there.
+    #[serde(default)]
+    pub hidden: bool,
     /// Bytes that this replica added where it is.
     #[serde(default)]
     pub stored_bytes: u64,

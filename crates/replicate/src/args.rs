@@ -195,6 +195,9 @@ pub struct RestoreArgs {
     /// Only from this replica: vault:NAME or SITE
     #[arg(long, value_name = "PLACE")]
     pub from: Option<String>,
+    /// How its bytes come to a site: copied by the provider, or through this host [default: whatever is nearest]
+    #[arg(long, value_name = "WAY")]
+    pub via: Option<ViaArg>,
     /// To where: a site, or a file (disk.qcow2, ./disk.raw)
     #[arg(long, value_name = "SITE or FILE", required_unless_present = "drill")]
     pub to: Option<String>,
@@ -216,6 +219,15 @@ pub struct RestoreArgs {
     /// Boot it on an isolated network, check it, measure, sign a proof, destroy it
     #[arg(long, conflicts_with_all = ["format", "disk", "launch", "no_launch", "name"])]
     pub drill: bool,
+}
+
+/// How bytes come to a site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ViaArg {
+    /// Copied by the provider
+    Relay,
+    /// Through this host
+    Blocks,
 }
 
 /// Arguments of `verify`.

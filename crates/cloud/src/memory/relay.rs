@@ -106,7 +106,7 @@ impl Relay for MemoryCloud {
             };
             let moved = total(&copying.disks);
             if copying.looks > 0 {
-                let done = moved / u64::from(copying.looks + 1);
+                let done = moved / (u64::from(copying.looks) + 1);
                 copying.looks -= 1;
                 return Ok(CopyState::Running { done, total: Some(moved) });
             }

@@ -2,7 +2,9 @@
 //! skipped once it is done.
 
 pub(crate) mod capture;
+pub(crate) mod hide;
 pub(crate) mod register;
+pub(crate) mod relay;
 pub(crate) mod retire;
 pub(crate) mod seal;
 pub(crate) mod transfer;

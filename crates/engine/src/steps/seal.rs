@@ -57,6 +57,8 @@ pub(crate) fn committed(
         verified_at: None,
         proven_at: None,
         doomed_at: None,
+        unprotected_at: None,
+        hidden: false,
         stored_bytes,
     };
     let mut batch = Batch::new();

@@ -26,6 +26,8 @@ pub(crate) struct Lane {
     pub done: Transferred,
     pub incremental: bool,
     pub failed: Option<Error>,
+    /// How long its bytes took.
+    pub seconds: f64,
     begun: Option<Begun>,
 }
 
@@ -54,6 +56,7 @@ pub(crate) async fn run(context: &Context<'_>, capture: &Capture, places: &[Plac
         }
         lane.incremental = trust && capture.disks.iter().all(|d| mode(context, lane, d, trust) == Mode::Incremental);
         if let Some(begun) = lane.begun.take() {
+            lane.seconds = begun.seconds();
             context.engine.step_finish(&context.run.id, begun, &lane.done, Batch::new()).await?;
         }
     }
@@ -80,6 +83,7 @@ async fn open(context: &Context<'_>, place: &Place) -> Result<Lane> {
         done: Transferred::default(),
         incremental: false,
         failed: None,
+        seconds: 0.0,
         begun: Some(begun),
     };
     match engine.held(place).await {

@@ -17,34 +17,41 @@ use crate::house::{HALF, House, disk, server, site};
 
 /// Who is hit.
 #[derive(Debug, Clone, Copy)]
-enum Cut {
+pub enum Cut {
     Ledger,
     LabBefore,
     LabAfter,
     RemoteBefore,
     RemoteAfter,
+    ZoneBefore,
+    ZoneAfter,
 }
 
 const CUTS: [Cut; 5] = [Cut::Ledger, Cut::LabBefore, Cut::LabAfter, Cut::RemoteBefore, Cut::RemoteAfter];
 
-fn arm(house: &House, cut: Cut, n: u64) {
+pub fn arm(house: &House, cut: Cut, n: u64) {
     match cut {
         Cut::Ledger => house.blade.set(n),
         Cut::LabBefore => house.lab.inject(Rule::new("*", n, Fault::HangBefore)),
         Cut::LabAfter => house.lab.inject(Rule::new("*", n, Fault::HangAfter)),
         Cut::RemoteBefore => house.remote.inject(Rule::new("*", n, Fault::HangBefore)),
         Cut::RemoteAfter => house.remote.inject(Rule::new("*", n, Fault::HangAfter)),
+        Cut::ZoneBefore => house.zone().inject(Rule::new("*", n, Fault::HangBefore)),
+        Cut::ZoneAfter => house.zone().inject(Rule::new("*", n, Fault::HangAfter)),
     }
 }
 
-fn disarm(house: &House) {
+pub fn disarm(house: &House) {
     house.blade.set(0);
     house.lab.heal();
     house.remote.heal();
+    if let Some(zone) = &house.zone {
+        zone.heal();
+    }
 }
 
 /// Runs until done or dead. `false`: it died.
-async fn survives<T>(work: impl Future<Output = T>) -> bool {
+pub async fn survives<T>(work: impl Future<Output = T>) -> bool {
     tokio::time::timeout(Duration::from_secs(3600), work).await.is_ok()
 }
 
@@ -59,7 +66,7 @@ async fn lived_in() -> House {
 }
 
 /// What a restart does: go on with what is open, sweep.
-async fn restart(house: &House) {
+pub async fn restart(house: &House) {
     let engine = house.engine().await;
     let resumed = engine.resume().await.unwrap();
     for run in &resumed.runs {
@@ -174,7 +181,7 @@ async fn an_answer_that_is_lost_makes_nothing_twice() {
 #[tokio::test(start_paused = true)]
 async fn a_restore_that_dies_leaves_nothing_and_can_be_repeated() {
     let request = RestoreRequest {
-        choice: Choice { server: server(), at: None, point: None, from: None },
+        choice: Choice { server: server(), at: None, point: None, from: None, via: model::Via::Auto },
         to: RestoreTo::Site { site: site("lab"), name: Some(model::ServerName::new("web-new").unwrap()), launch: true },
     };
     let mut total = 0;
@@ -210,7 +217,7 @@ async fn a_restore_that_dies_leaves_nothing_and_can_be_repeated() {
 #[tokio::test(start_paused = true)]
 async fn a_drill_that_dies_is_destroyed() {
     let request = engine::DrillRequest {
-        choice: Choice { server: server(), at: None, point: None, from: None },
+        choice: Choice { server: server(), at: None, point: None, from: None, via: model::Via::Auto },
         site: Some(site("lab")),
     };
     for cut in [Cut::Ledger, Cut::LabBefore, Cut::LabAfter] {

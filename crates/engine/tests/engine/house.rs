@@ -97,6 +97,8 @@ pub struct House {
     pub ledger: Arc<MemoryLedger>,
     pub lab: MemoryCloud,
     pub remote: MemoryCloud,
+    /// A third site, which images are copied to from the second by their provider.
+    pub zone: Option<MemoryCloud>,
     pub vault: MemoryArchive,
     pub policy: Policy,
     pub recorder: Arc<Recorder>,
@@ -123,6 +125,10 @@ pub fn vault_place() -> Place {
 
 pub fn site_place() -> Place {
     Place::Site(site("remote"))
+}
+
+pub fn zone_place() -> Place {
+    Place::Site(site("zone"))
 }
 
 pub fn machine() -> MachineSpec {
@@ -178,6 +184,7 @@ impl House {
             ledger: Arc::new(MemoryLedger::new()),
             lab,
             remote: MemoryCloud::new(site("remote"), time),
+            zone: None,
             vault: MemoryArchive::new(blade),
             policy: policy(),
             recorder: Arc::default(),
@@ -192,6 +199,22 @@ impl House {
         house.write("vda", 0, 0x11, HALF as usize);
         house.write("vdb", 65_536, 0x22, 4096);
         house
+    }
+
+    /// A house whose policy also replicates to a third site, of the provider of the second.
+    pub fn with_zone() -> Self {
+        let mut house = Self::new();
+        let zone = MemoryCloud::new(site("zone"), house.clock.clone());
+        MemoryCloud::join(&[&house.remote, &zone]);
+        zone.set_copies(2, None, false);
+        house.policy.replicate.push(zone_place().into());
+        house.settings.relay_poll = Duration::from_millis(1);
+        house.zone = Some(zone);
+        house
+    }
+
+    pub fn zone(&self) -> &MemoryCloud {
+        self.zone.as_ref().unwrap()
     }
 
     /// The guest writes.
@@ -209,13 +232,17 @@ impl House {
         let vault: Arc<dyn Archive> = Arc::new(self.vault.clone());
         let lab: Arc<dyn cloud::Cloud> = Arc::new(self.lab.clone());
         let remote: Arc<dyn cloud::Cloud> = Arc::new(self.remote.clone());
+        let mut sites: BTreeMap<_, _> = [(site("lab"), lab), (site("remote"), remote)].into_iter().collect();
+        if let Some(zone) = self.zone.clone() {
+            sites.insert(site("zone"), Arc::new(zone) as Arc<dyn cloud::Cloud>);
+        }
         let counter = self.counter.clone();
         let parts = Parts {
             ledger,
             folder: Some(self.folder.path().to_owned()),
             clock: self.clock.clone(),
             random: Arc::new(move || counter.fetch_add(1, Ordering::SeqCst)),
-            sites: [(site("lab"), lab), (site("remote"), remote)].into_iter().collect(),
+            sites,
             vaults: [(VaultName::new("main").unwrap(), vault)].into_iter().collect(),
             policies: vec![self.policy.clone()],
             observer: self.recorder.clone(),
@@ -243,7 +270,7 @@ impl House {
     pub async fn assert_clean(&self) {
         use cloud::Cloud;
         assert!(!self.lab.is_frozen(&server()), "the guest is frozen");
-        for cloud in [&self.lab, &self.remote] {
+        for cloud in [&self.lab, &self.remote].into_iter().chain(&self.zone) {
             let left: Vec<_> =
                 cloud.owned().await.unwrap().into_iter().filter(|r| r.role == model::Role::Scratch).collect();
             assert!(left.is_empty(), "left at {}: {left:?}", cloud.site());

@@ -12,12 +12,12 @@ use engine::{
     Archive, CheckScope, Choice, DrillRequest, Engine, Parts, PruneRequest, RestoreRequest, RestoreTo, RunOutcome,
     RunRequest, Settings, Silent, VerifyRequest,
 };
-use model::{Clock, ManualClock, Role, VaultName};
+use model::{Clock, Destination, ImageOptions, ManualClock, Role, VaultName, Via};
 use secrecy::SecretString;
 use vault::bucket::{Bucket, DirBucket};
 use vault::{Identity, Options, Recipient, Vault};
 
-use crate::house::{HALF, disk, machine, policy, server, site};
+use crate::house::{HALF, disk, machine, policy, server, site, zone_place};
 
 /// A fixed age key: a passphrase is slow by intent.
 const AGE_SECRET: &str = "AGE-SECRET-KEY-1GQ9778VQXMMJVE8SK7J6VT8UJ4HDQAJUVSFCWCM02D8GEWQ72PVQ2Y5J33";
@@ -27,6 +27,8 @@ struct Kept {
     clock: Arc<ManualClock>,
     lab: MemoryCloud,
     remote: MemoryCloud,
+    /// Copied to from `remote` by its provider.
+    zone: MemoryCloud,
     vault: Arc<Vault>,
     engine: Engine,
 }
@@ -39,6 +41,8 @@ impl Kept {
         let time: Arc<dyn Clock> = clock.clone();
         let lab = MemoryCloud::kept(site("lab"), time.clone(), &folder.join("lab")).unwrap();
         let remote = MemoryCloud::kept(site("remote"), time.clone(), &folder.join("remote")).unwrap();
+        let zone = MemoryCloud::kept(site("zone"), time.clone(), &folder.join("zone")).unwrap();
+        MemoryCloud::join(&[&remote, &zone]);
         let options = || Options { threads: 1, ..Options::new(time.clone()) };
         let path = folder.join("vault");
         let vault = if path.exists() {
@@ -52,23 +56,26 @@ impl Kept {
         let ledger: Arc<dyn Ledger> = Arc::new(SledLedger::open(&folder.join("ledger")).await.unwrap());
         let mut policy = policy();
         policy.keep.last = 2;
+        policy.replicate.push(Destination { via: Via::Relay, ..zone_place().into() });
+        policy.replicate[2].image = ImageOptions { protected: true, hide_older: true, ..ImageOptions::default() };
         let (a, b): (Arc<dyn Cloud>, Arc<dyn Cloud>) = (Arc::new(lab.clone()), Arc::new(remote.clone()));
+        let c: Arc<dyn Cloud> = Arc::new(zone.clone());
         let archive: Arc<dyn Archive> = vault.clone();
-        let pid = std::process::id();
+        let (pid, moment) = (std::process::id(), std::time::Duration::from_millis(1));
         let counter = std::sync::atomic::AtomicU64::new(u64::from(pid) << 8);
         let parts = Parts {
             ledger,
             folder: Some(folder.join("ledger")),
             clock: time,
             random: Arc::new(move || counter.fetch_add(1, std::sync::atomic::Ordering::SeqCst)),
-            sites: [(site("lab"), a), (site("remote"), b)].into_iter().collect(),
+            sites: [(site("lab"), a), (site("remote"), b), (site("zone"), c)].into_iter().collect(),
             vaults: [(VaultName::new("main").unwrap(), archive)].into_iter().collect(),
             policies: vec![policy],
             observer: Arc::new(Silent),
-            settings: Settings { drill_poll: std::time::Duration::from_millis(1), ..Settings::default() },
+            settings: Settings { drill_poll: moment, relay_poll: moment, ..Settings::default() },
         };
         let engine = Engine::new(parts).await.unwrap();
-        Self { clock, lab, remote, vault, engine }
+        Self { clock, lab, remote, zone, vault, engine }
     }
 
     async fn run(&self) {
@@ -78,7 +85,7 @@ impl Kept {
     }
 
     async fn act(&self, scenario: &str) {
-        let choice = Choice { server: server(), at: None, point: None, from: None };
+        let choice = Choice { server: server(), at: None, point: None, from: None, via: model::Via::Auto };
         match scenario {
             "run" => self.run().await,
             "restore" => {
@@ -105,7 +112,7 @@ impl Kept {
         let swept = self.engine.sweep().await.unwrap();
         assert!(swept.problems.is_empty() && swept.in_use.is_empty(), "{swept:?}");
         assert!(!self.lab.is_frozen(&server()));
-        for cloud in [&self.lab, &self.remote] {
+        for cloud in [&self.lab, &self.remote, &self.zone] {
             let owned = cloud.owned().await.unwrap();
             assert!(owned.iter().all(|resource| resource.role == Role::Replica), "left: {owned:?}");
         }
@@ -120,19 +127,23 @@ impl Kept {
         let adopted = self.engine.adopt().await.unwrap();
         assert!(adopted.added == 0 && adopted.gone.is_empty() && adopted.problems.is_empty(), "{adopted:?}");
         self.run().await;
-        let images = self.remote.images().await.unwrap();
         let points = self.vault.points().await.unwrap();
-        let mut both = [
-            images.into_iter().map(|(_, point)| point.id).collect::<Vec<_>>(),
-            points.into_iter().map(|point| point.id).collect::<Vec<_>>(),
-        ];
-        both.iter_mut().for_each(|ids| ids.sort());
-        let newest = both[1].last().cloned().unwrap();
+        let mut every = vec![points.into_iter().map(|point| point.id).collect::<Vec<_>>()];
+        for cloud in [&self.remote, &self.zone] {
+            let images = cloud.images().await.unwrap();
+            every.push(images.into_iter().map(|(_, point)| point.id).collect());
+        }
+        every.iter_mut().for_each(|ids| ids.sort());
+        let newest = every[0].last().cloned().unwrap();
         let reader = self.vault.open_disk(&newest, &disk("vda")).await.unwrap();
         let bytes = reader.read_at(0, 2 * HALF as usize).await.unwrap();
         assert_eq!(bytes.to_vec(), self.lab.read(&server(), &disk("vda"), 0, 2 * HALF as usize).unwrap());
-        assert!(both[0].windows(2).all(|pair| pair[0] != pair[1]), "a point twice: {both:?}");
-        assert_eq!(both[0], both[1]);
+        for ids in &every {
+            assert!(ids.windows(2).all(|pair| pair[0] != pair[1]), "a point twice: {every:?}");
+            assert_eq!(*ids, every[0]);
+        }
+        let images = self.zone.images().await.unwrap();
+        assert!(images.iter().all(|(image, _)| self.zone.dress(image).unwrap().1), "an image lost its protection");
     }
 }
 
@@ -188,7 +199,7 @@ fn lived_in(home: &Path) -> PathBuf {
             kept.clock.advance(3600);
             kept.run().await;
         }
-        assert_eq!(kept.engine.prune(&PruneRequest::default()).await.unwrap().doomed.len(), 2);
+        assert_eq!(kept.engine.prune(&PruneRequest::default()).await.unwrap().doomed.len(), 3);
         kept.lab.write(&server(), &disk("vda"), HALF, &[9; 4096]).unwrap();
         std::fs::write(folder.join("hours"), "200").unwrap();
     });

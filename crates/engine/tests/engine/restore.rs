@@ -9,7 +9,7 @@ use crate::archive::root;
 use crate::house::{House, disk, server, site, site_place, vault_place};
 
 fn choice() -> Choice {
-    Choice { server: server(), at: None, point: None, from: None }
+    Choice { server: server(), at: None, point: None, from: None, via: model::Via::Auto }
 }
 
 fn to_site(name: &str, launch: bool) -> RestoreTo {

@@ -169,7 +169,13 @@ async fn a_damaged_replica_is_made_again_by_the_same_run() {
 async fn amnesia_with_an_empty_ledger_everything_is_found_again() {
     let mut house = three_points().await;
     let drill = engine::DrillRequest {
-        choice: engine::Choice { server: crate::house::server(), at: None, point: None, from: None },
+        choice: engine::Choice {
+            server: crate::house::server(),
+            at: None,
+            point: None,
+            from: None,
+            via: model::Via::Auto,
+        },
         site: Some(crate::house::site("lab")),
     };
     assert!(house.engine().await.drill(&drill).await.unwrap().passed);
@@ -180,7 +186,8 @@ async fn amnesia_with_an_empty_ledger_everything_is_found_again() {
     assert_eq!(*engine.owner(), owner, "the installation knows itself");
     // restore needs no catalogue at all
     let to = engine::RestoreTo::Site { site: crate::house::site("lab"), name: None, launch: false };
-    let choice = engine::Choice { server: crate::house::server(), at: None, point: None, from: None };
+    let choice =
+        engine::Choice { server: crate::house::server(), at: None, point: None, from: None, via: model::Via::Auto };
     let restored = engine.restore(&engine::RestoreRequest { choice, to }).await.unwrap();
     assert_eq!(restored.point, before[0].point.id);
     let report = engine.adopt().await.unwrap();

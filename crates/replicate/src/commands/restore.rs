@@ -7,11 +7,11 @@ use engine::{Choice, DrillRequest, FileFormat, RestoreRequest, RestoreTo};
 use jiff::Timestamp;
 use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
-use model::{Clock, DiskName, Error, Kind, PointId, Result, ServerName};
+use model::{Clock, DiskName, Error, Kind, PointId, Result, ServerName, Via};
 
 use super::import::format_of;
 use super::{Context, Outcome, absolute, place, site};
-use crate::args::RestoreArgs;
+use crate::args::{RestoreArgs, ViaArg};
 use crate::config::{Settings, duration};
 use crate::request::Request;
 use crate::wiring::SystemClock;
@@ -24,6 +24,11 @@ pub async fn run(context: &Context, args: RestoreArgs) -> Outcome {
         at: args.at.as_deref().map(|text| when(text, SystemClock.now())).transpose()?,
         point: args.point.clone().map(PointId::new).transpose()?,
         from: args.from.as_deref().map(|text| place(&settings, text)).transpose()?,
+        via: match args.via {
+            None => Via::Auto,
+            Some(ViaArg::Relay) => Via::Relay,
+            Some(ViaArg::Blocks) => Via::Blocks,
+        },
     };
     let request = if args.drill {
         let site = args.to.as_deref().map(|name| site(&settings, name)).transpose()?;

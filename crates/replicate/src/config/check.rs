@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use model::{SiteName, VaultName};
+use model::{PriceList, Prices, SiteName, VaultName};
 
 use super::document::{Document, below};
-use super::raw::{RawDaemon, RawIdentity, RawRecipient, RawS3, RawSettings, RawSite, RawVault, SiteKind};
+use super::raw::{RawDaemon, RawIdentity, RawPrices, RawRecipient, RawS3, RawSettings, RawSite, RawVault, SiteKind};
 use super::settings::{
     Accelerator, BucketUrl, DaemonSettings, Format, IdentityRef, LogForm, QemuSettings, RecipientRef, S3Settings,
     Settings, SiteSettings, VaultSettings,
@@ -25,8 +25,12 @@ pub fn settings(document: &mut Document, raw: RawSettings, file: &Path) -> (Sett
     let folder = absolute.parent().unwrap_or(Path::new("/"));
     let ledger = folder.join(raw.ledger.as_deref().unwrap_or(LEDGER));
     let mut sites = BTreeMap::new();
-    for (name, raw) in raw.sites {
+    let mut prices = PriceList::new();
+    for (name, mut raw) in raw.sites {
         let at = below("/sites", &name);
+        if let (Some(told), Ok(name)) = (raw.prices.take(), SiteName::new(&name)) {
+            prices.extend(price(document, told, &below(&at, "prices")).map(|price| (name, price)));
+        }
         if let Some((name, site)) = name_of(document, SiteName::new(&name), &at).zip(site(document, raw, folder, &at)) {
             sites.insert(name, site);
         }
@@ -51,7 +55,7 @@ pub fn settings(document: &mut Document, raw: RawSettings, file: &Path) -> (Sett
     let beside = file.parent().unwrap_or(Path::new(""));
     let policies = beside.join(raw.policies.as_deref().unwrap_or("policies"));
     let (file, none) = (file.to_owned(), BTreeMap::new());
-    let settings = Settings { file, ledger, sites, vaults, daemon, replica_grace, pack_grace, policies: none };
+    let settings = Settings { file, ledger, sites, prices, vaults, daemon, replica_grace, pack_grace, policies: none };
     (settings, policies)
 }
 
@@ -59,6 +63,19 @@ fn grace(document: &mut Document, at: &str, text: Option<&str>, hours: u64) -> D
     let usual = Duration::from_secs(hours * 3600);
     let Some(text) = text else { return usual };
     duration(text).map_err(|wrong| document.wrong_value(at, wrong)).unwrap_or(usual)
+}
+
+fn price(document: &mut Document, raw: RawPrices, at: &str) -> Option<Prices> {
+    for (key, price) in [("inbound", raw.inbound), ("relay", raw.relay)] {
+        if price.is_some_and(|price| price < 0.0) {
+            document.wrong_value(&below(at, key), format!("`{key}` is a price for a GiB, and none is below zero"));
+        }
+    }
+    let currency = raw.currency?;
+    if currency.trim().is_empty() {
+        document.wrong_value(&below(at, "currency"), "`currency` is empty — write `EUR`, say");
+    }
+    Some(Prices { currency, inbound: raw.inbound, relay: raw.relay })
 }
 
 fn name_of<T>(document: &mut Document, name: model::Result<T>, at: &str) -> Option<T> {

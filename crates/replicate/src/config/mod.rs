@@ -2,6 +2,7 @@
 //! makes sense), and between them a check that reports every mistake of every file at once.
 
 mod check;
+mod destination;
 mod document;
 mod policy;
 mod raw;
@@ -86,6 +87,9 @@ fn settings_of(file: &Path, text: &str) -> (Result<Parts, ()>, Option<FileMistak
     let known = Known {
         sites: names(&value, "sites")
             .map(|(name, site)| (name.clone(), site.get("sockets").is_some(), site.get("disks").is_some()))
+            .collect(),
+        kinds: names(&value, "sites")
+            .filter_map(|(name, site)| Some((name.clone(), site.get("kind")?.as_str()?.to_owned())))
             .collect(),
         vaults: names(&value, "vaults").map(|(name, _)| name.clone()).collect(),
     };

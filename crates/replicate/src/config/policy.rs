@@ -1,18 +1,19 @@
 //! A policy file: from what it may say to what makes sense.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::time::Duration;
 
 use model::{
-    CapturePolicy, CatchUp, Consistency, Destination, DrillPolicy, Keep, Objectives, Place, Policy, PolicyName, Probe,
-    Schedule, Select, SiteName, VaultName,
+    CapturePolicy, CatchUp, Consistency, DrillPolicy, Keep, Objectives, Policy, PolicyName, Probe, Schedule, Select,
+    SiteName,
 };
 
+use super::destination::destinations;
 use super::document::{Document, below, nearest, suggestion};
 use super::raw_policy::{
-    RawCapture, RawCatchUp, RawConsistency, RawDestination, RawDrill, RawKeep, RawKeepWord, RawObjectives, RawPolicy,
-    RawProbe, RawProbeKind, RawSchedule, RawSelect,
+    RawCapture, RawCatchUp, RawConsistency, RawDrill, RawKeep, RawKeepWord, RawObjectives, RawPolicy, RawProbe,
+    RawProbeKind, RawSchedule, RawSelect,
 };
 use super::value::duration;
 
@@ -22,6 +23,8 @@ use super::value::duration;
 pub struct Known {
     /// Sites, with whether servers can be captured there and whether images can be put there.
     pub sites: Vec<(String, bool, bool)>,
+    /// The provider of each site.
+    pub kinds: BTreeMap<String, String>,
     /// Vaults.
     pub vaults: Vec<String>,
 }
@@ -31,7 +34,7 @@ pub fn policy(document: &mut Document, name: PolicyName, raw: RawPolicy, known: 
     let select = raw.select.and_then(|raw| select(document, raw, known));
     let schedule = raw.schedule.and_then(|raw| schedule(document, raw));
     let capture = capture(document, raw.capture.unwrap_or_default());
-    let replicate = destinations(document, raw.replicate.as_deref(), known);
+    let replicate = destinations(document, raw.replicate, known);
     let keep = keep(document, raw.keep);
     let objectives = objectives(document, raw.objectives.unwrap_or_default());
     let drill = drill(document, raw.drill.unwrap_or_default(), known);
@@ -130,49 +133,6 @@ fn capture(document: &mut Document, raw: RawCapture) -> CapturePolicy {
         after: raw.after.unwrap_or_default(),
         freeze_limit,
     }
-}
-
-fn destinations(document: &mut Document, raw: Option<&[RawDestination]>, known: &Known) -> Vec<Destination> {
-    let Some(raw) = raw else { return Vec::new() };
-    if raw.is_empty() {
-        document.wrong_value("/replicate", "there is no destination — name at least one: `[{ to = \"vault:main\" }]`");
-    }
-    let mut seen = BTreeSet::new();
-    let mut places = Vec::new();
-    for (index, destination) in raw.iter().enumerate() {
-        let at = format!("/replicate/{index}/to");
-        let Some(to) = &destination.to else { continue };
-        if !seen.insert(to.clone()) {
-            document.wrong_value(&at, format!("destination `{to}` is named twice"));
-            continue;
-        }
-        places.extend(destination_place(document, to, known, &at).map(Destination::from));
-    }
-    places
-}
-
-fn destination_place(document: &mut Document, to: &str, known: &Known, at: &str) -> Option<Place> {
-    if let Some(name) = to.strip_prefix("vault:") {
-        if !known.vaults.iter().any(|vault| vault == name) {
-            let suggestion = suggestion(name, known.vaults.iter().map(String::as_str));
-            document.wrong_value(at, format!("destination `{to}`: `{name}` is not a vault{suggestion}"));
-            return None;
-        }
-        return VaultName::new(name).ok().map(Place::Vault);
-    }
-    let Some((site, _, target)) = known.sites.iter().find(|(site, ..)| site == to) else {
-        let vault = known.vaults.iter().any(|vault| vault == to);
-        let hint = match vault {
-            true => format!(" — did you mean `vault:{to}`?"),
-            false => suggestion(to, known.sites.iter().map(|(site, ..)| site.as_str())),
-        };
-        document.wrong_value(at, format!("destination `{to}` is not a site{hint}"));
-        return None;
-    };
-    if !target {
-        document.wrong_value(at, format!("no image can be put at `{site}` — give the site `disks`"));
-    }
-    SiteName::new(site.as_str()).ok().map(Place::Site)
 }
 
 fn keep(document: &mut Document, raw: Option<RawKeep>) -> Keep {

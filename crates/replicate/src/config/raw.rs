@@ -87,6 +87,21 @@ pub struct RawSite {
     pub accelerator: Option<RawAccelerator>,
     /// Bridge that restored servers are joined to (`br0`). Default: QEMU's user network.
     pub bridge: Option<String>,
+    /// What the site charges. Plans tell costs from it, and the cheaper way is taken.
+    pub prices: Option<RawPrices>,
+}
+
+/// What a site charges for a GiB; what is left out is not known, and no cost is told that needs it.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct RawPrices {
+    /// In which currency (`EUR`). Costs are compared within one only.
+    #[schemars(required)]
+    pub currency: Option<String>,
+    /// For a GiB that is written to it through this host.
+    pub inbound: Option<f64>,
+    /// For a GiB that the provider copies from it to another of its sites.
+    pub relay: Option<f64>,
 }
 
 /// A deduplicated, encrypted store of archives in a bucket.

@@ -96,13 +96,61 @@ pub struct RawCapture {
     pub freeze_limit: Option<String>,
 }
 
-/// Where replicas go.
+/// How bytes come to a destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RawVia {
+    /// Whatever is cheaper.
+    Auto,
+    /// The provider copies the image from another destination of the policy; nothing passes through this host.
+    Relay,
+    /// Through this host, only what the destination lacks.
+    Blocks,
+}
+
+/// Who may see an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RawVisibility {
+    /// Its owner.
+    Private,
+    /// Its owner, and whom it is shared with.
+    Shared,
+    /// Everybody who knows its id.
+    Community,
+    /// Everybody.
+    Public,
+}
+
+/// Where replicas go. What is said of images is possible where the site's provider has it.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct RawDestination {
     /// `vault:NAME` for an archive, or the name of a site for a bootable image.
     #[schemars(required)]
     pub to: Option<String>,
+    /// How bytes come there. Default: `auto`.
+    pub via: Option<RawVia>,
+    /// Name of the images, with `{server}`, `{point}`, `{policy}` and `{time}`. Default: the program's own.
+    pub name: Option<String>,
+    /// Tags of the images, beside the program's own.
+    #[serde(default)]
+    pub tags: BTreeMap<String, String>,
+    /// Who may see the images. Default: the provider's.
+    pub visibility: Option<RawVisibility>,
+    /// Projects, accounts or subscriptions that may use the images.
+    pub share: Option<Vec<String>>,
+    /// Protects the images from being deleted by accident; retention takes the protection off before it deletes.
+    /// Default: false.
+    pub protected: Option<bool>,
+    /// For so long nobody can delete the images, retention included (`30d`).
+    pub immutability: Option<String>,
+    /// The key that the images are encrypted with, in the provider's words.
+    pub encryption: Option<String>,
+    /// Takes older images of a server off people's lists once a newer one is verified. Default: false.
+    pub hide_older: Option<bool>,
+    /// The provider's stores that the images lie in; they are written to the first one.
+    pub stores: Option<Vec<String>>,
 }
 
 /// Either rules or a word.

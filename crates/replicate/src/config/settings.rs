@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use model::{Policy, PolicyName, SiteName, VaultName};
+use model::{Policy, PolicyName, PriceList, SiteName, VaultName};
 use serde::Serialize;
 
 pub use super::raw::{RawAccelerator as Accelerator, RawFormat as Format, RawLog as LogForm};
@@ -19,6 +19,8 @@ pub struct Settings {
     pub ledger: PathBuf,
     /// Places that servers run at or are restored to.
     pub sites: BTreeMap<SiteName, SiteSettings>,
+    /// What sites charge, as far as it is told.
+    pub prices: PriceList,
     /// Stores of archives.
     pub vaults: BTreeMap<VaultName, VaultSettings>,
     /// The daemon.
@@ -148,7 +150,11 @@ pub struct Overview {
 impl Settings {
     /// Whether these settings differ from the `old` ones in something that a running daemon cannot change.
     pub fn needs_restart(&self, old: &Settings) -> bool {
-        self.ledger != old.ledger || self.sites != old.sites || self.vaults != old.vaults || self.daemon != old.daemon
+        self.ledger != old.ledger
+            || self.sites != old.sites
+            || self.prices != old.prices
+            || self.vaults != old.vaults
+            || self.daemon != old.daemon
     }
 
     /// What there is, in names.

@@ -11,7 +11,12 @@ fn samples() -> PathBuf {
 
 fn known() -> Known {
     Known {
-        sites: vec![("lab".into(), true, true), ("dr-eu".into(), false, true), ("edge".into(), true, false)],
+        sites: ["lab", "dr-eu", "edge", "cloud-a", "cloud-b"]
+            .map(|site| (site.into(), site != "dr-eu", site != "edge"))
+            .into(),
+        kinds: [("lab", "qemu"), ("dr-eu", "qemu"), ("edge", "qemu"), ("cloud-a", "memory"), ("cloud-b", "memory")]
+            .map(|(site, kind)| (site.into(), kind.into()))
+            .into(),
         vaults: vec!["main".into(), "offsite".into()],
     }
 }

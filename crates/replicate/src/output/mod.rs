@@ -2,6 +2,7 @@
 
 pub mod error;
 pub mod human;
+mod plan;
 pub mod progress;
 mod table;
 pub mod text;

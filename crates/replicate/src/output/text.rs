@@ -3,11 +3,11 @@
 use std::fmt::Write as _;
 
 use engine::{
-    AdoptReport, DestinationReport, DoomedReport, DrillReport, PlanReport, PointReport, Problem, PruneReport,
-    RestoreReport, RunOutcome, RunReport, RunsReport, ServerReport, ServerStatus, StatusReport, SweepReport,
-    VerifyReport, verify_proof,
+    AdoptReport, DestinationReport, DoomedReport, DrillReport, PointReport, Problem, PruneReport, RestoreReport,
+    RunOutcome, RunReport, RunsReport, ServerReport, ServerStatus, StatusReport, SweepReport, VerifyReport,
+    verify_proof,
 };
-use model::{Place, ReplicaState};
+use model::{Place, ReplicaState, Via};
 
 use super::human::{age, bytes, count, instant, seconds};
 use super::table::table;
@@ -17,7 +17,7 @@ use crate::request::Response;
 pub fn response(response: &Response) -> String {
     match response {
         Response::Servers(servers, problems) => servers_text(servers) + &self::problems(problems),
-        Response::Plan(plan) => plan_text(plan),
+        Response::Plan(plan) => super::plan::text(plan),
         Response::Runs(runs) => runs_text(runs),
         Response::Import(run) => run_text(run),
         Response::Status(status) => status_text(status),
@@ -31,11 +31,11 @@ pub fn response(response: &Response) -> String {
     }
 }
 
-fn problems(problems: &[Problem]) -> String {
+pub(super) fn problems(problems: &[Problem]) -> String {
     indented("", problems)
 }
 
-fn indented(indent: &str, problems: &[Problem]) -> String {
+pub(super) fn indented(indent: &str, problems: &[Problem]) -> String {
     let mut text = String::new();
     for problem in problems {
         let _ = writeln!(text, "{indent}problem: {}", problem.message);
@@ -74,43 +74,7 @@ fn servers_text(servers: &[ServerReport]) -> String {
     if text.is_empty() { "no servers\n".to_owned() } else { text }
 }
 
-fn plan_text(plan: &PlanReport) -> String {
-    let mut text = String::new();
-    for server in &plan.servers {
-        let resume = server.resume.as_ref().map(|run| format!(", going on with run {run}")).unwrap_or_default();
-        let _ = writeln!(
-            text,
-            "{} by {}: {} at site {}, consistency {}{resume}",
-            server.server,
-            server.policy,
-            bytes(server.disk_bytes),
-            server.site,
-            server.consistency
-        );
-        for destination in &server.destinations {
-            let mode = match destination.mode {
-                engine::Mode::Incremental => "changes only",
-                engine::Mode::Compare => "reads everything, moves what differs",
-                engine::Mode::Full => "everything",
-            };
-            let parent = destination.parent.as_ref().map(|point| format!(" since {point}")).unwrap_or_default();
-            let estimate = bytes(destination.estimated_bytes);
-            let _ = writeln!(text, "  to {}: {mode}{parent}, at most {estimate}", destination.place);
-            if let Some(reason) = &destination.reason {
-                let _ = writeln!(text, "    because {reason}");
-            }
-            let _ = writeln!(text, "    steps: {}", destination.steps.join(", "));
-            text += &indented("    ", destination.problem.as_slice());
-        }
-    }
-    text += &doomed("will be deleted", &plan.doomed);
-    if text.is_empty() && plan.problems.is_empty() {
-        text.push_str("nothing to do: no policy covers a server\n");
-    }
-    text + &problems(&plan.problems)
-}
-
-fn doomed(title: &str, replicas: &[DoomedReport]) -> String {
+pub(super) fn doomed(title: &str, replicas: &[DoomedReport]) -> String {
     let mut text = String::new();
     for replica in replicas {
         let after = instant(replica.delete_after);
@@ -158,6 +122,11 @@ fn destination_text(destination: &DestinationReport) -> String {
         engine::DestinationState::Failed => "not done, the next run tries again",
         engine::DestinationState::GivenUp => "given up for this point",
     };
+    if let (Via::Relay, Some(from)) = (destination.via, &destination.from) {
+        let (moved, took) = (bytes(destination.relayed_bytes), seconds(destination.seconds));
+        let text = format!("  {}: {state}; copied by the provider from {from}, {moved} in {took}\n", destination.place);
+        return text + &indented("    ", destination.problem.as_slice());
+    }
     let way = if destination.incremental { "read changes only" } else { "read everything" };
     let moved = format!("{} new, {} stored", bytes(destination.fresh_bytes), bytes(destination.stored_bytes));
     let sent = bytes(destination.received_bytes);
@@ -241,7 +210,8 @@ fn restore_text(report: &RestoreReport) -> String {
     let rate = bytes((report.bytes as f64 / report.seconds.max(0.001)) as u64);
     let (server, point) = (&report.server, &report.point);
     let moved = format!("{} in {} ({rate}/s)", bytes(report.bytes), seconds(report.seconds));
-    let _ = writeln!(text, "{server}: restored point {point} from {}, {moved}", report.from);
+    let how = if report.via == Via::Relay { ", copied by the provider" } else { "" };
+    let _ = writeln!(text, "{server}: restored point {point} from {}{how}, {moved}", report.from);
     let _ = writeln!(text, "  chosen: {}", report.chosen);
     for skipped in &report.skipped {
         let place = skipped.place.as_ref().map(|place: &Place| format!(" at {place}")).unwrap_or_default();

@@ -66,6 +66,7 @@ pub async fn engine(settings: &Settings, observer: Arc<dyn Observer>) -> Result<
             parallel: settings.daemon.parallel_runs,
             replica_grace: settings.replica_grace,
             pack_grace: settings.pack_grace,
+            prices: settings.prices.clone(),
             ..engine::Settings::default()
         },
         clock,
