@@ -3,7 +3,7 @@
 
 use model::ImageOption;
 
-use crate::{memory, qemu};
+use crate::{memory, openstack, qemu};
 
 /// What sites of a provider can do with images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +18,7 @@ pub struct Capabilities {
 pub fn capabilities(kind: &str) -> Option<Capabilities> {
     match kind {
         "qemu" => Some(Capabilities { images: qemu::IMAGE_OPTIONS, relay: false }),
+        "openstack" => Some(Capabilities { images: openstack::IMAGE_OPTIONS, relay: false }),
         "memory" => Some(Capabilities { images: memory::IMAGE_OPTIONS, relay: true }),
         _ => None,
     }

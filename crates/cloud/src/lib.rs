@@ -7,6 +7,7 @@ mod capabilities;
 pub mod conformance;
 mod hook;
 pub mod memory;
+pub mod openstack;
 pub mod qemu;
 mod relay;
 mod retry;

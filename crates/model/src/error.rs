@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::time::Duration;
 
 /// Shorthand used by every crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -51,12 +52,13 @@ pub struct Error {
     kind: Kind,
     source: Option<Box<dyn StdError + Send + Sync>>,
     hint: Option<String>,
+    retry_after: Option<Duration>,
 }
 
 impl Error {
     /// An error of `kind` in `operation`, worded as `cannot open vault main`: lower case, with ids, no period.
     pub fn new(kind: Kind, operation: impl Into<String>) -> Self {
-        Self { operation: operation.into(), kind, source: None, hint: None }
+        Self { operation: operation.into(), kind, source: None, hint: None, retry_after: None }
     }
 
     /// Adds why. A [`String`] or `&str` will do where there is no error value.
@@ -73,11 +75,19 @@ impl Error {
         self
     }
 
-    /// Wraps this error in a wider operation; kind and hint are kept.
+    /// Adds how long the other side asks us to stay away (`Retry-After`).
+    #[must_use]
+    pub fn come_back_after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
+    }
+
+    /// Wraps this error in a wider operation; kind, hint and the asked wait are kept.
     #[must_use]
     pub fn within(self, operation: impl Into<String>) -> Self {
-        let (kind, hint) = (self.kind, self.hint.clone());
-        Self { operation: operation.into(), kind, source: Some(Box::new(Self { hint: None, ..self })), hint }
+        let (kind, hint, retry_after) = (self.kind, self.hint.clone(), self.retry_after);
+        let source = Some(Box::new(Self { hint: None, ..self }).into());
+        Self { operation: operation.into(), kind, source, hint, retry_after }
     }
 
     /// An I/O error, classified by its code (`ENOSPC` and `EDQUOT` are [`Kind::Quota`]).
@@ -111,6 +121,11 @@ impl Error {
     /// The advice, if there is one.
     pub fn advice(&self) -> Option<&str> {
         self.hint.as_deref()
+    }
+
+    /// How long the other side asks us to stay away, if it does.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
     }
 
     /// The whole chain in one line, for logs and for the ledger.

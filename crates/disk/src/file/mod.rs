@@ -6,6 +6,7 @@
 mod blocking;
 mod pool;
 mod qcow2;
+mod ranged;
 mod raw;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 pub use self::blocking::FileDisk;
 use self::blocking::{Blocking, run};
 use self::qcow2::{FileStorage, Qcow2Disk};
+pub use self::ranged::{Ranged, open_ranged};
 use self::raw::RawDisk;
 pub use self::write::FileWriter;
 use crate::{DiskRead, DiskWrite};

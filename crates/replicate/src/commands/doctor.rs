@@ -133,17 +133,25 @@ async fn look_at_site(
     full: bool,
 ) {
     let subject = format!("site {name}");
-    let SiteSettings::Qemu(qemu) = settings;
     let cloud = wiring::open_site(name, settings, clock);
-    if let (Some(source), Some(sockets)) = (cloud.source(), &qemu.sockets) {
+    let (servers_at, disks, scratch) = match settings {
+        SiteSettings::Qemu(qemu) => {
+            let sockets = qemu.sockets.as_ref().map(|sockets| sockets.display().to_string());
+            (sockets, qemu.disks.as_deref(), qemu.scratch.as_deref())
+        }
+        SiteSettings::OpenStack(site) => {
+            (Some(format!("cloud {}", site.cloud.cloud)), None, Some(site.scratch.as_path()))
+        }
+    };
+    if let (Some(source), Some(place)) = (cloud.source(), servers_at) {
         let servers = within(&subject, source.servers()).await;
         let found = servers.map(|servers| {
             let off = servers.iter().filter(|server| server.power == cloud::Power::Off).count();
-            format!("{} ({off} powered off) at {}", count(servers.len(), "server"), sockets.display())
+            format!("{} ({off} powered off) at {place}", count(servers.len(), "server"))
         });
         findings.note(&subject, "servers can be seen", found);
     }
-    for (check, folder) in [("disks can be written", &qemu.disks), ("scratch can be written", &qemu.scratch)] {
+    for (check, folder) in [("disks can be written", disks), ("scratch can be written", scratch)] {
         if let Some(folder) = folder {
             findings.note(&subject, check, writable(folder));
         }

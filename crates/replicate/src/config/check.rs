@@ -7,11 +7,11 @@ use std::time::Duration;
 use model::{PriceList, Prices, SiteName, VaultName};
 
 use super::document::{Document, below};
-use super::raw::{RawDaemon, RawIdentity, RawPrices, RawRecipient, RawS3, RawSettings, RawSite, RawVault, SiteKind};
+use super::raw::{RawDaemon, RawIdentity, RawPrices, RawRecipient, RawS3, RawSettings, RawVault};
 use super::settings::{
-    Accelerator, BucketUrl, DaemonSettings, Format, IdentityRef, LogForm, QemuSettings, RecipientRef, S3Settings,
-    Settings, SiteSettings, VaultSettings,
+    BucketUrl, DaemonSettings, IdentityRef, LogForm, RecipientRef, S3Settings, Settings, VaultSettings,
 };
+use super::site;
 use super::value::{SecretRef, duration};
 
 const LEDGER: &str = "/var/lib/replicate/ledger";
@@ -31,7 +31,9 @@ pub fn settings(document: &mut Document, raw: RawSettings, file: &Path) -> (Sett
         if let (Some(told), Ok(name)) = (raw.prices.take(), SiteName::new(&name)) {
             prices.extend(price(document, told, &below(&at, "prices")).map(|price| (name, price)));
         }
-        if let Some((name, site)) = name_of(document, SiteName::new(&name), &at).zip(site(document, raw, folder, &at)) {
+        if let Some((name, site)) =
+            name_of(document, SiteName::new(&name), &at).zip(site::site(document, raw, folder, &at))
+        {
             sites.insert(name, site);
         }
     }
@@ -80,34 +82,6 @@ fn price(document: &mut Document, raw: RawPrices, at: &str) -> Option<Prices> {
 
 fn name_of<T>(document: &mut Document, name: model::Result<T>, at: &str) -> Option<T> {
     name.map_err(|error| document.wrong_key(at, error.chain())).ok()
-}
-
-fn site(document: &mut Document, raw: RawSite, folder: &Path, at: &str) -> Option<SiteSettings> {
-    let kind = raw.kind?;
-    if raw.sockets.is_none() && raw.disks.is_none() {
-        document.wrong_key(at, "the site has neither `sockets` (to capture from) nor `disks` (to restore to)");
-    }
-    let mut path = |key: &str, text: Option<String>| {
-        let text = text?;
-        if text.trim().is_empty() {
-            document.wrong_value(&below(at, key), format!("`{key}` is empty"));
-            return None;
-        }
-        Some(folder.join(text))
-    };
-    let sockets = path("sockets", raw.sockets);
-    let disks = path("disks", raw.disks);
-    let scratch = path("scratch", raw.scratch);
-    match kind {
-        SiteKind::Qemu => Some(SiteSettings::Qemu(QemuSettings {
-            scratch: scratch.or_else(|| disks.as_ref().map(|disks| disks.join(".scratch"))),
-            sockets,
-            disks,
-            format: raw.format.unwrap_or(Format::Qcow2),
-            accelerator: raw.accelerator.unwrap_or(Accelerator::Auto),
-            bridge: raw.bridge,
-        })),
-    }
 }
 
 fn vault(document: &mut Document, raw: RawVault, folder: &Path, at: &str) -> Option<VaultSettings> {

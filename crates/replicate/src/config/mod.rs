@@ -10,6 +10,7 @@ mod raw_policy;
 pub mod schema;
 mod settings;
 mod shape;
+mod site;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -22,8 +23,8 @@ use serde_json::Value;
 
 pub use document::{FileMistakes, suggestion};
 pub use settings::{
-    Accelerator, BucketUrl, Format, IdentityRef, LogForm, Overview, QemuSettings, RecipientRef, Settings, SiteSettings,
-    VaultSettings,
+    Accelerator, BucketUrl, Format, IdentityRef, LogForm, OpenStackSettings, Overview, QemuSettings, RecipientRef,
+    Settings, SiteSettings, VaultSettings,
 };
 pub use value::{SecretRef, duration};
 
@@ -86,7 +87,12 @@ fn settings_of(file: &Path, text: &str) -> (Result<Parts, ()>, Option<FileMistak
     let Some(value) = value else { return (Err(()), document.finish()) };
     let known = Known {
         sites: names(&value, "sites")
-            .map(|(name, site)| (name.clone(), site.get("sockets").is_some(), site.get("disks").is_some()))
+            .map(|(name, site)| {
+                // a cloud is captured from and restored to; a host says which
+                let either = site.get("kind").and_then(Value::as_str) != Some("qemu");
+                let has = |key| either || site.get(key).is_some();
+                (name.clone(), has("sockets"), has("disks"))
+            })
             .collect(),
         kinds: names(&value, "sites")
             .filter_map(|(name, site)| Some((name.clone(), site.get("kind")?.as_str()?.to_owned())))

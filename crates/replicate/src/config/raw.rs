@@ -43,6 +43,18 @@ pub struct RawRetention {
 pub enum SiteKind {
     /// A host with QEMU guests, reached by their QMP sockets.
     Qemu,
+    /// A project in one region of an OpenStack cloud.
+    Openstack,
+}
+
+impl SiteKind {
+    /// As it is written.
+    pub fn word(self) -> &'static str {
+        match self {
+            SiteKind::Qemu => "qemu",
+            SiteKind::Openstack => "openstack",
+        }
+    }
 }
 
 /// A format of disk files.
@@ -79,9 +91,10 @@ pub struct RawSite {
     pub sockets: Option<String>,
     /// Folder that restored disks and images are put into. Leave it out where nothing is restored to.
     pub disks: Option<String>,
-    /// Folder for what a capture or a drill needs for a while. Default: `<disks>/.scratch`.
+    /// Folder for what a capture, a drill or an upload needs for a while. Default: `<disks>/.scratch`; at `openstack`,
+    /// `/var/tmp/replicate`.
     pub scratch: Option<String>,
-    /// Format of restored disks. Default: `qcow2`.
+    /// Format of restored disks; at `openstack`, of images: `raw` where Glance is on Ceph. Default: `qcow2`.
     pub format: Option<RawFormat>,
     /// How restored guests are run. Default: `auto`.
     pub accelerator: Option<RawAccelerator>,
@@ -89,6 +102,55 @@ pub struct RawSite {
     pub bridge: Option<String>,
     /// What the site charges. Plans tell costs from it, and the cheaper way is taken.
     pub prices: Option<RawPrices>,
+    /// `openstack`: the cloud's entry in `clouds.yaml`, which has its address and credentials.
+    pub cloud: Option<String>,
+    /// `openstack`: the `clouds.yaml`; relative to this file. Default: as every OpenStack tool finds it.
+    pub clouds_file: Option<String>,
+    /// `openstack`: the region. Default: as the entry says.
+    pub region: Option<String>,
+    /// `openstack`: which addresses of the catalogue are used: `public`, `internal` or `admin`. Default: as the entry
+    /// says, else `public`.
+    pub interface: Option<String>,
+    /// `openstack`: what restored servers get there.
+    pub restore: Option<RawRestore>,
+}
+
+/// What restored servers get at a cloud.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct RawRestore {
+    /// Flavour, by name or id. Default: the smallest that fits.
+    pub flavor: Option<String>,
+    /// Networks, in the order of the server's cards. Default: the one network that the project has.
+    pub networks: Option<Vec<RawNetwork>>,
+    /// Security groups, by name or id. Default: the project's.
+    pub security_groups: Option<Vec<String>>,
+    /// Key pair, by name.
+    pub key: Option<String>,
+    /// File that is handed to the guest as user data; relative to this file.
+    pub user_data: Option<String>,
+    /// Availability zone.
+    pub availability_zone: Option<String>,
+    /// Boot from a volume that is made of the image. Default: false.
+    pub boot_from_volume: Option<bool>,
+    /// Type of that volume. Default: the cloud's.
+    pub volume_type: Option<String>,
+    /// What single servers get instead, by their name.
+    #[serde(default)]
+    pub servers: BTreeMap<String, RawRestore>,
+}
+
+/// A network card of a restored server.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct RawNetwork {
+    /// The network, by name or id.
+    #[schemars(required)]
+    pub network: Option<String>,
+    /// A fixed address there.
+    pub address: Option<String>,
+    /// Hardware address: `keep` for the one that the server had, or `fa:16:3e:...`. Default: a new one.
+    pub mac: Option<String>,
 }
 
 /// What a site charges for a GiB; what is left out is not known, and no cost is told that needs it.

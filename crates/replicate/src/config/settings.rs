@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use cloud::openstack::{CloudRef, Restore};
 use model::{Policy, PolicyName, PriceList, SiteName, VaultName};
 use serde::Serialize;
 
@@ -38,6 +39,8 @@ pub struct Settings {
 pub enum SiteSettings {
     /// A host with QEMU guests.
     Qemu(QemuSettings),
+    /// A project in a region of an OpenStack cloud.
+    OpenStack(OpenStackSettings),
 }
 
 /// A host with QEMU guests.
@@ -55,6 +58,19 @@ pub struct QemuSettings {
     pub accelerator: Accelerator,
     /// Bridge that restored guests are joined to.
     pub bridge: Option<String>,
+}
+
+/// A project in a region of an OpenStack cloud.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenStackSettings {
+    /// Where it is and who we are there.
+    pub cloud: CloudRef,
+    /// Where images are put together.
+    pub scratch: PathBuf,
+    /// Format of images.
+    pub format: Format,
+    /// What restored servers get.
+    pub restore: Restore,
 }
 
 /// Where a vault's bucket is.

@@ -2,18 +2,37 @@
 
 use std::sync::Arc;
 
+use cloud::openstack::{OpenStackConfig, OpenStackSite};
 use cloud::qemu::{self, QemuConfig, QemuSite, TargetConfig};
 use cloud::{Cloud, RetryOptions, Retrying};
 use model::{Clock, SiteName};
 
-use crate::config::{Accelerator, Format, QemuSettings, SiteSettings};
+use crate::config::{Accelerator, Format, OpenStackSettings, QemuSettings, SiteSettings};
 
 /// Opens a site, with retries around it. Touches nothing yet.
 pub fn open_site(name: &SiteName, settings: &SiteSettings, clock: &Arc<dyn Clock>) -> Arc<dyn Cloud> {
     let inner: Arc<dyn Cloud> = match settings {
         SiteSettings::Qemu(qemu) => Arc::new(QemuSite::new(qemu_config(name, qemu), Arc::clone(clock))),
+        SiteSettings::OpenStack(settings) => Arc::new(OpenStackSite::new(openstack_config(name, settings))),
     };
     Arc::new(Retrying::new(inner, RetryOptions::default()))
+}
+
+fn format(format: Format) -> disk::Format {
+    match format {
+        Format::Raw => disk::Format::Raw,
+        Format::Qcow2 => disk::Format::Qcow2,
+    }
+}
+
+fn openstack_config(name: &SiteName, settings: &OpenStackSettings) -> OpenStackConfig {
+    OpenStackConfig {
+        site: name.clone(),
+        cloud: settings.cloud.clone(),
+        scratch: settings.scratch.clone(),
+        format: format(settings.format),
+        restore: settings.restore.clone(),
+    }
 }
 
 fn qemu_config(name: &SiteName, settings: &QemuSettings) -> QemuConfig {
@@ -21,10 +40,7 @@ fn qemu_config(name: &SiteName, settings: &QemuSettings) -> QemuConfig {
         true => path.join("*.qmp"),
         false => path.clone(),
     });
-    let format = match settings.format {
-        Format::Raw => disk::Format::Raw,
-        Format::Qcow2 => disk::Format::Qcow2,
-    };
+    let format = format(settings.format);
     let accelerator = match settings.accelerator {
         Accelerator::Auto => qemu::Accelerator::Auto,
         Accelerator::Kvm => qemu::Accelerator::Kvm,

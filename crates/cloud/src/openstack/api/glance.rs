@@ -1,0 +1,178 @@
+//! Glance v2: images.
+
+use std::collections::BTreeMap;
+
+use model::Result;
+use reqwest::{Method, Response};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::Service;
+use super::pages::{self, Listing};
+use crate::openstack::http::{Call, Client};
+
+/// The kind of JSON that changes an image.
+const PATCH: &str = "application/openstack-images-v2.1-json-patch";
+
+/// What an image is at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(in crate::openstack) enum Status {
+    /// Made, without bytes.
+    Queued,
+    /// Bytes are arriving.
+    Saving,
+    /// Bytes have arrived at a staging place.
+    Uploading,
+    /// Bytes are being moved from there.
+    Importing,
+    /// Whole.
+    Active,
+    /// Whole, and locked by an administrator.
+    Deactivated,
+    /// The service gave it up.
+    Killed,
+    /// Gone.
+    Deleted,
+    /// Gone, with bytes that are still to be removed.
+    PendingDelete,
+    /// Something newer than this program.
+    #[serde(other)]
+    Other,
+}
+
+/// An image as the service shows it.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub(in crate::openstack) struct Image {
+    pub id: String,
+    pub name: Option<String>,
+    pub status: Status,
+    /// Bytes of the file.
+    pub size: Option<u64>,
+    /// Bytes of the disk in it, where the service has looked.
+    pub virtual_size: Option<u64>,
+    pub disk_format: Option<String>,
+    pub os_hash_algo: Option<String>,
+    pub os_hash_value: Option<String>,
+    #[serde(default)]
+    pub tags: Vec<String>,
+    pub owner: Option<String>,
+    pub visibility: Option<String>,
+    #[serde(default)]
+    pub protected: bool,
+    #[serde(default)]
+    pub os_hidden: bool,
+    /// Everything else, the properties that anybody has set among it.
+    #[serde(flatten)]
+    pub properties: BTreeMap<String, Value>,
+}
+
+impl Image {
+    /// A property that is a text.
+    pub(in crate::openstack) fn property(&self, key: &str) -> Option<&str> {
+        self.properties.get(key)?.as_str()
+    }
+}
+
+/// A new image. The id is the client's: making it twice is refused by the service.
+#[derive(Debug, Clone, Serialize)]
+pub(in crate::openstack) struct NewImage {
+    pub id: String,
+    pub name: String,
+    pub disk_format: String,
+    pub container_format: &'static str,
+    pub visibility: &'static str,
+    pub tags: Vec<String>,
+    #[serde(flatten)]
+    pub properties: BTreeMap<String, Value>,
+}
+
+/// One change of an image.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "op", rename_all = "lowercase")]
+pub(in crate::openstack) enum Change {
+    /// Sets a property, whether it was there or not.
+    Add { path: String, value: Value },
+    /// Sets what every image has.
+    Replace { path: String, value: Value },
+}
+
+impl Change {
+    pub(in crate::openstack) fn add(key: &str, value: impl Into<Value>) -> Self {
+        Change::Add { path: pointer(key), value: value.into() }
+    }
+
+    pub(in crate::openstack) fn replace(key: &str, value: impl Into<Value>) -> Self {
+        Change::Replace { path: pointer(key), value: value.into() }
+    }
+}
+
+fn pointer(key: &str) -> String {
+    format!("/{}", key.replace('~', "~0").replace('/', "~1"))
+}
+
+/// The calls.
+pub(in crate::openstack) struct Glance<'a>(pub &'a Client);
+
+impl Glance<'_> {
+    fn call(&self, what: String, method: Method, path: String) -> Call<'_> {
+        self.0.call(what, Service::Image, method, path)
+    }
+
+    pub(in crate::openstack) async fn create(&self, image: &NewImage) -> Result<Image> {
+        let what = format!("cannot create image {}", image.id);
+        self.call(what, Method::POST, "images".to_owned()).json(image)?.answer().await
+    }
+
+    pub(in crate::openstack) async fn show(&self, id: &str) -> Result<Image> {
+        self.call(format!("cannot look at image {id}"), Method::GET, format!("images/{id}")).answer().await
+    }
+
+    /// All images that fit the query, hidden ones too.
+    pub(in crate::openstack) async fn list(&self, query: &[(&'static str, String)]) -> Result<Vec<Image>> {
+        let mut found = Vec::new();
+        for hidden in ["false", "true"] {
+            let mut query = query.to_vec();
+            query.push(("os_hidden", hidden.to_owned()));
+            let listing = Listing { service: Service::Image, path: "images", key: "images", query: &query };
+            found.extend(pages::all::<Image>(self.0, listing).await?);
+        }
+        // a service that knows nothing of hidden images answers the same twice
+        found.sort_by(|one, two| one.id.cmp(&two.id));
+        found.dedup_by(|one, two| one.id == two.id);
+        Ok(found)
+    }
+
+    /// Makes all changes at once, or none.
+    pub(in crate::openstack) async fn change(&self, id: &str, changes: &[Change]) -> Result<Image> {
+        let call = self.call(format!("cannot change image {id}"), Method::PATCH, format!("images/{id}"));
+        call.json(&changes)?.content_type(PATCH).answer().await
+    }
+
+    /// Absent is success.
+    pub(in crate::openstack) async fn delete(&self, id: &str) -> Result<()> {
+        self.call(format!("cannot delete image {id}"), Method::DELETE, format!("images/{id}")).gone().await
+    }
+
+    /// Sends the bytes of an image that has none.
+    pub(in crate::openstack) async fn upload(&self, id: &str, body: reqwest::Body, len: u64) -> Result<()> {
+        let call = self.call(format!("cannot upload image {id}"), Method::PUT, format!("images/{id}/file"));
+        call.stream(body, len).done().await
+    }
+
+    /// Asks for bytes of an image. The answer may have all of them if the service knows no ranges.
+    pub(in crate::openstack) async fn download(&self, id: &str, range: Option<(u64, u64)>) -> Result<Response> {
+        let call = self.call(format!("cannot read image {id}"), Method::GET, format!("images/{id}/file"));
+        match range {
+            Some((offset, len)) => call.range(offset, len).send().await,
+            None => call.send().await,
+        }
+    }
+
+    /// Shares an image with a project.
+    pub(in crate::openstack) async fn add_member(&self, id: &str, project: &str) -> Result<()> {
+        let what = format!("cannot share image {id} with project {project}");
+        let call = self.call(what, Method::POST, format!("images/{id}/members"));
+        call.json(&serde_json::json!({ "member": project }))?.done().await
+    }
+}

@@ -1,0 +1,94 @@
+//! The provider `openstack`: one project in one region of an OpenStack cloud.
+//!
+//! An **image** of a restore point is a Glance image per disk; that of the boot disk carries the point. Everything made
+//! is marked in the call that makes it (see `marks`). What differs between clouds that speak these APIs stands in
+//! `api`, one file a service.
+//!
+//! Must not know vaults, policies or the ledger.
+
+mod api;
+mod auth;
+mod config;
+mod discover;
+mod error;
+mod http;
+mod marks;
+mod owned;
+mod read;
+mod restore;
+mod target;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use disk::Format;
+use model::{Result, SiteName};
+
+pub use config::CloudRef;
+pub use restore::{LaunchSpec, MacChoice, NetworkSpec, Restore};
+pub use target::OPTIONS as IMAGE_OPTIONS;
+
+use self::http::Client;
+use self::target::Scratch;
+use crate::{Cloud, Resource, Target};
+
+/// How a site of kind `openstack` is set up.
+#[derive(Debug, Clone)]
+pub struct OpenStackConfig {
+    /// Its name in the configuration.
+    pub site: SiteName,
+    /// The entry of `clouds.yaml`.
+    pub cloud: CloudRef,
+    /// Where images are put together before they are sent.
+    pub scratch: PathBuf,
+    /// Format of images. `qcow2` sends and stores no holes, and an upload that breaks is repeated from the scratch
+    /// folder; it is the default. `raw` is what a Ceph back end clones servers from without copying.
+    pub format: Format,
+    /// What restored servers get.
+    pub restore: Restore,
+}
+
+/// A project in a region of an OpenStack cloud.
+#[derive(Clone)]
+pub struct OpenStackSite {
+    config: Arc<OpenStackConfig>,
+    client: Client,
+}
+
+impl OpenStackSite {
+    /// A site by its configuration. Touches nothing yet.
+    pub fn new(config: OpenStackConfig) -> Self {
+        let client = Client::new(config.cloud.clone());
+        Self { config: Arc::new(config), client }
+    }
+
+    fn scratch(&self) -> Scratch {
+        Scratch::new(&self.config.scratch, &self.config.site)
+    }
+}
+
+#[async_trait]
+impl Cloud for OpenStackSite {
+    fn site(&self) -> &SiteName {
+        &self.config.site
+    }
+
+    fn kind(&self) -> &'static str {
+        "openstack"
+    }
+
+    fn target(&self) -> Option<&dyn Target> {
+        Some(self)
+    }
+
+    async fn owned(&self) -> Result<Vec<Resource>> {
+        owned::owned(self).await
+    }
+
+    async fn delete(&self, resource: &Resource) -> Result<()> {
+        owned::delete(self, resource).await
+    }
+}

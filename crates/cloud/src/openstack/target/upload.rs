@@ -1,0 +1,249 @@
+//! One disk on its way to Glance: an image that is made at once, with its marks, and gets its bytes when they are
+//! there.
+//!
+//! The image's id follows from the token and a number. Bytes can be sent to an image once only, and the id of a deleted
+//! image is never free again; so an attempt that broke half-way is deleted and the next one has the next number. What
+//! an attempt belongs to stands in a Glance tag (`mark`), by which it is found whatever its number.
+
+use std::time::Duration;
+
+use model::{DiskName, Error, Kind, Result, Role, Token, crash};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use super::super::api::glance::{Glance, Image, NewImage, Status};
+use super::super::http::Client;
+use super::super::marks;
+
+/// Attempts whose number is tried before something must be wrong.
+const ATTEMPTS: u64 = 1000;
+/// The longest that an image may take to become active once its bytes are sent: a back end may copy them first.
+pub(super) const SETTLE: Duration = Duration::from_secs(1800);
+/// The longest that the service may take no bytes.
+pub(super) const STALL: Duration = Duration::from_secs(300);
+/// The longest that a broken upload may take to be noticed by the service.
+const NOTICE: Duration = Duration::from_secs(120);
+
+/// What was sent, to be held against what the service says of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Sent {
+    pub bytes: u64,
+    pub sha512: String,
+}
+
+/// A disk's image while it is being made.
+#[derive(Clone)]
+pub(super) struct Upload {
+    client: Client,
+    /// Names the disk of a token.
+    pub mark: String,
+    form: NewImage,
+    /// The image that takes the bytes.
+    pub image: String,
+    attempt: u64,
+}
+
+/// The mark of a disk of a token.
+pub(super) fn mark_of(token: &Token, disk: &DiskName) -> String {
+    let parts = [token.owner.as_str(), token.run.as_str(), &token.step, disk.as_str()].join("\0");
+    format!("replicate-{}", &blake3::hash(parts.as_bytes()).to_hex()[..32])
+}
+
+/// The id of an attempt: a UUID, as Glance wants it, that is the same whenever it is asked for.
+fn id_of(mark: &str, attempt: u64) -> String {
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&blake3::hash(format!("{mark}/{attempt}").as_bytes()).as_bytes()[..16]);
+    // version 8: of the maker's own choice
+    bytes[6] = bytes[6] & 0x0f | 0x80;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}
+
+/// All attempts at the disk of a mark that the service has.
+pub(super) async fn attempts(client: &Client, mark: &str) -> Result<Vec<Image>> {
+    let query = [("tag", mark.to_owned()), ("owner", client.project().await?)];
+    let mut found = Glance(client).list(&query).await?;
+    found.retain(|image| !matches!(image.status, Status::Deleted | Status::PendingDelete));
+    Ok(found)
+}
+
+fn attempt_of(image: &Image) -> u64 {
+    image.property(marks::ATTEMPT).and_then(|number| number.parse().ok()).unwrap_or_default()
+}
+
+/// Whether an image belongs to a registered restore point, and is no leftover of writing.
+fn is_registered(image: &Image) -> bool {
+    image.properties.contains_key(marks::POINT) || image.properties.contains_key(marks::OF)
+}
+
+impl Upload {
+    /// Makes the image, or finds it. Whatever earlier calls with the token have written is gone.
+    pub(super) async fn begin(client: &Client, token: &Token, disk: &DiskName, format: disk::Format) -> Result<Self> {
+        let mark = mark_of(token, disk);
+        let mut properties: std::collections::BTreeMap<String, Value> =
+            token.tags(Role::Scratch).into_iter().map(|(key, value)| (key, json!(value))).collect();
+        properties.insert(marks::DISK.to_owned(), json!(disk.as_str()));
+        let form = NewImage {
+            id: String::new(),
+            name: format!("{}-{disk}", token.name()),
+            disk_format: format.name().to_owned(),
+            container_format: "bare",
+            visibility: "private",
+            tags: vec![marks::OURS.to_owned(), mark.clone()],
+            properties,
+        };
+        let mut upload = Self { client: client.clone(), mark, form, image: String::new(), attempt: 0 };
+        let found = attempts(client, &upload.mark).await?;
+        let empty = found.iter().find(|image| {
+            image.status == Status::Queued
+                && image.disk_format.as_deref() == Some(format.name())
+                && !is_registered(image)
+        });
+        for old in found.iter().filter(|old| !is_registered(old) && empty.is_none_or(|empty| empty.id != old.id)) {
+            upload.delete(&old.id).await?;
+        }
+        match empty {
+            Some(image) => (upload.image, upload.attempt) = (image.id.clone(), attempt_of(image)),
+            None => upload.create(found.iter().map(|old| attempt_of(old) + 1).max().unwrap_or_default()).await?,
+        }
+        Ok(upload)
+    }
+
+    /// Makes the image of the next attempt whose number is free.
+    async fn create(&mut self, first: u64) -> Result<()> {
+        for attempt in first..first + ATTEMPTS {
+            let mut form = self.form.clone();
+            form.id = id_of(&self.mark, attempt);
+            form.properties.insert(marks::ATTEMPT.to_owned(), json!(attempt.to_string()));
+            crash::point("openstack.image-create.before");
+            let made = Glance(&self.client).create(&form).await;
+            crash::point("openstack.image-create.after");
+            match made {
+                // made by a call whose answer got lost, or made and deleted long ago
+                Err(error) if error.kind() == Kind::Exists => match Glance(&self.client).show(&form.id).await {
+                    Ok(image) if image.status == Status::Queued => {}
+                    Ok(_) => continue,
+                    Err(gone) if gone.kind() == Kind::NotFound => continue,
+                    Err(other) => return Err(other),
+                },
+                Err(error) => return Err(error),
+                Ok(_) => {}
+            }
+            (self.image, self.attempt) = (form.id, attempt);
+            return Ok(());
+        }
+        Err(Error::new(Kind::Permanent, format!("cannot create an image for {}", self.form.name))
+            .because(format!("{ATTEMPTS} ids are taken")))
+    }
+
+    async fn delete(&self, image: &str) -> Result<()> {
+        crash::point("openstack.image-discard.before");
+        Glance(&self.client).delete(image).await?;
+        crash::point("openstack.image-discard.after");
+        Ok(())
+    }
+
+    /// Sends the bytes. When this fails, [`again`](Self::again) tells whether they arrived all the same.
+    pub(super) async fn send(&self, body: reqwest::Body, len: u64) -> Result<()> {
+        crash::point("openstack.upload.before");
+        Glance(&self.client).upload(&self.image, body, len).await?;
+        crash::point("openstack.upload.after");
+        Ok(())
+    }
+
+    /// After a broken upload: waits until the service has noticed, and makes sure of an image that takes bytes.
+    /// `true`: the bytes had arrived.
+    pub(super) async fn again(&mut self) -> Result<bool> {
+        let end = Instant::now() + NOTICE;
+        loop {
+            match Glance(&self.client).show(&self.image).await {
+                Ok(image) if image.status == Status::Active => return Ok(true),
+                Ok(image) if image.status == Status::Queued => return Ok(false),
+                Ok(image) if image.status == Status::Saving && Instant::now() < end => {
+                    tracing::info!(image = self.image, "waiting for the image service to give up a broken upload");
+                    sleep(Duration::from_secs(2)).await;
+                }
+                Ok(_) => break,
+                Err(error) if error.kind() == Kind::NotFound => break,
+                Err(error) => return Err(error),
+            }
+        }
+        let old = self.image.clone();
+        self.delete(&old).await?;
+        self.create(self.attempt + 1).await?;
+        Ok(false)
+    }
+
+    /// Waits until the image is active, and holds what the service has against what was sent.
+    pub(super) async fn settle(&self, sent: &Sent) -> Result<()> {
+        let operation = || format!("cannot finish image {}", self.image);
+        let end = Instant::now() + SETTLE;
+        let image = loop {
+            let image = Glance(&self.client).show(&self.image).await.map_err(|error| error.within(operation()))?;
+            match image.status {
+                Status::Active => break image,
+                Status::Saving | Status::Uploading | Status::Importing if Instant::now() < end => {
+                    tracing::info!(image = self.image, status = ?image.status, "waiting for the image to become active");
+                    sleep(Duration::from_secs(2)).await;
+                }
+                Status::Saving | Status::Uploading | Status::Importing => {
+                    let why = format!("it was not active {} s after its last byte", SETTLE.as_secs());
+                    return Err(Error::new(Kind::Transient, operation()).because(why));
+                }
+                status => {
+                    let why = format!("the service did not keep its bytes, its status is {status:?}").to_lowercase();
+                    return Err(Error::new(Kind::Transient, operation()).because(why));
+                }
+            }
+        };
+        let damaged = |why: String| Error::new(Kind::Damaged, operation()).because(why);
+        if image.size != Some(sent.bytes) {
+            let size = image.size.map_or_else(|| "none".to_owned(), |size| size.to_string());
+            return Err(damaged(format!("{} bytes were sent and the service has {size}", sent.bytes)));
+        }
+        match (image.os_hash_algo.as_deref(), image.os_hash_value.as_deref()) {
+            (Some("sha512"), Some(value)) if value.eq_ignore_ascii_case(&sent.sha512) => Ok(()),
+            (Some("sha512"), Some(value)) => {
+                Err(damaged(format!("its sha512 is {value}, and {} was sent", sent.sha512)))
+            }
+            (algorithm, _) => {
+                // the root is compared when the replica is verified
+                tracing::warn!(
+                    image = self.image,
+                    ?algorithm,
+                    "the service tells no sha512: only the length was compared"
+                );
+                Ok(())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use model::{OwnerId, RunId, ServerName};
+
+    use super::*;
+
+    #[test]
+    fn ids_follow_from_the_token_and_are_uuids() {
+        let token = |step: &str| Token {
+            owner: OwnerId::new("me").unwrap(),
+            policy: None,
+            server: ServerName::new("web").unwrap(),
+            run: RunId::new("20261122T030000Z-7f3a9c21").unwrap(),
+            step: step.to_owned(),
+        };
+        let (vda, vdb) = (DiskName::new("vda").unwrap(), DiskName::new("vdb").unwrap());
+        let mark = mark_of(&token("disk"), &vda);
+        assert_eq!(mark, mark_of(&token("disk"), &vda));
+        assert_ne!(mark, mark_of(&token("disk"), &vdb));
+        assert_ne!(mark, mark_of(&token("disc"), &vda));
+        let id = id_of(&mark, 0);
+        assert_eq!(id, id_of(&mark, 0));
+        assert_ne!(id, id_of(&mark, 1));
+        let parts: Vec<usize> = id.split('-').map(str::len).collect();
+        assert_eq!(parts, [8, 4, 4, 4, 12]);
+    }
+}

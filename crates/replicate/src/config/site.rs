@@ -1,0 +1,155 @@
+//! A site in `replicate.toml`: each provider takes its own keys, and a key of another provider is a mistake, not a
+//! thing to pass over.
+
+use std::path::{Path, PathBuf};
+
+use cloud::openstack::{CloudRef, LaunchSpec, MacChoice, NetworkSpec, Restore};
+use model::ServerName;
+
+use super::document::{Document, below};
+use super::raw::{RawNetwork, RawRestore, RawSite, SiteKind};
+use super::settings::{Accelerator, Format, OpenStackSettings, QemuSettings, SiteSettings};
+
+/// Where uploads are put together if nothing else is said.
+const SCRATCH: &str = "/var/tmp/replicate";
+
+/// Checks one site.
+pub(super) fn site(document: &mut Document, raw: RawSite, folder: &Path, at: &str) -> Option<SiteSettings> {
+    let kind = raw.kind?;
+    refuse_foreign(document, &raw, kind, at);
+    match kind {
+        SiteKind::Qemu => Some(SiteSettings::Qemu(qemu(document, raw, folder, at))),
+        SiteKind::Openstack => openstack(document, raw, folder, at).map(SiteSettings::OpenStack),
+    }
+}
+
+fn refuse_foreign(document: &mut Document, raw: &RawSite, kind: SiteKind, at: &str) {
+    let keys = [
+        ("sockets", raw.sockets.is_some(), SiteKind::Qemu),
+        ("disks", raw.disks.is_some(), SiteKind::Qemu),
+        ("accelerator", raw.accelerator.is_some(), SiteKind::Qemu),
+        ("bridge", raw.bridge.is_some(), SiteKind::Qemu),
+        ("cloud", raw.cloud.is_some(), SiteKind::Openstack),
+        ("clouds-file", raw.clouds_file.is_some(), SiteKind::Openstack),
+        ("region", raw.region.is_some(), SiteKind::Openstack),
+        ("interface", raw.interface.is_some(), SiteKind::Openstack),
+        ("restore", raw.restore.is_some(), SiteKind::Openstack),
+    ];
+    for (key, given, of) in keys {
+        if given && of != kind {
+            let text =
+                format!("`{key}` is for sites of kind `{}`, and this one is of kind `{}`", of.word(), kind.word());
+            document.wrong_key(&below(at, key), text);
+        }
+    }
+}
+
+/// A path of the site, relative to the file.
+fn path(document: &mut Document, folder: &Path, at: &str, key: &str, text: Option<String>) -> Option<PathBuf> {
+    let text = text?;
+    if text.trim().is_empty() {
+        document.wrong_value(&below(at, key), format!("`{key}` is empty"));
+        return None;
+    }
+    Some(folder.join(text))
+}
+
+fn qemu(document: &mut Document, raw: RawSite, folder: &Path, at: &str) -> QemuSettings {
+    if raw.sockets.is_none() && raw.disks.is_none() {
+        document.wrong_key(at, "the site has neither `sockets` (to capture from) nor `disks` (to restore to)");
+    }
+    let sockets = path(document, folder, at, "sockets", raw.sockets);
+    let disks = path(document, folder, at, "disks", raw.disks);
+    let scratch = path(document, folder, at, "scratch", raw.scratch);
+    QemuSettings {
+        scratch: scratch.or_else(|| disks.as_ref().map(|disks| disks.join(".scratch"))),
+        sockets,
+        disks,
+        format: raw.format.unwrap_or(Format::Qcow2),
+        accelerator: raw.accelerator.unwrap_or(Accelerator::Auto),
+        bridge: raw.bridge,
+    }
+}
+
+fn openstack(document: &mut Document, raw: RawSite, folder: &Path, at: &str) -> Option<OpenStackSettings> {
+    let Some(cloud) = raw.cloud.filter(|cloud| !cloud.trim().is_empty()) else {
+        document.wrong_key(at, "a site of kind `openstack` needs `cloud`, the name of its entry in clouds.yaml");
+        return None;
+    };
+    if let Some(interface) = &raw.interface
+        && !["public", "internal", "admin"].contains(&interface.as_str())
+    {
+        let text = format!("`{interface}` is no interface — write `public`, `internal` or `admin`");
+        document.wrong_value(&below(at, "interface"), text);
+    }
+    let file = path(document, folder, at, "clouds-file", raw.clouds_file);
+    let scratch = path(document, folder, at, "scratch", raw.scratch);
+    Some(OpenStackSettings {
+        cloud: CloudRef { cloud, file, region: raw.region, interface: raw.interface },
+        scratch: scratch.unwrap_or_else(|| SCRATCH.into()),
+        format: raw.format.unwrap_or(Format::Qcow2),
+        restore: restore(document, raw.restore.unwrap_or_default(), folder, &below(at, "restore")),
+    })
+}
+
+fn restore(document: &mut Document, mut raw: RawRestore, folder: &Path, at: &str) -> Restore {
+    let at_servers = below(at, "servers");
+    let mut servers = std::collections::BTreeMap::new();
+    for (name, raw) in std::mem::take(&mut raw.servers) {
+        let at = below(&at_servers, &name);
+        if !raw.servers.is_empty() {
+            document.wrong_key(&below(&at, "servers"), "`servers` stands in `restore` only, not in one server");
+        }
+        let spec = launch(document, raw, folder, &at);
+        match ServerName::new(name) {
+            Ok(name) => drop(servers.insert(name, spec)),
+            Err(error) => document.wrong_key(&at, error.chain()),
+        }
+    }
+    Restore { usual: launch(document, raw, folder, at), servers }
+}
+
+fn launch(document: &mut Document, raw: RawRestore, folder: &Path, at: &str) -> LaunchSpec {
+    if raw.volume_type.is_some() && raw.boot_from_volume == Some(false) {
+        document.wrong_key(&below(at, "volume-type"), "`volume-type` needs `boot-from-volume = true`");
+    }
+    let networks = raw.networks.map(|networks| {
+        let all = networks.into_iter().enumerate();
+        all.filter_map(|(index, raw)| network(document, raw, &below(&below(at, "networks"), &index.to_string())))
+            .collect()
+    });
+    LaunchSpec {
+        flavor: raw.flavor,
+        networks,
+        security_groups: raw.security_groups,
+        key: raw.key,
+        user_data: path(document, folder, at, "user-data", raw.user_data),
+        zone: raw.availability_zone,
+        boot_from_volume: raw.boot_from_volume,
+        volume_type: raw.volume_type,
+    }
+}
+
+fn network(document: &mut Document, raw: RawNetwork, at: &str) -> Option<NetworkSpec> {
+    if let Some(address) = &raw.address
+        && address.parse::<std::net::IpAddr>().is_err()
+    {
+        document.wrong_value(&below(at, "address"), format!("`{address}` is no address — `10.0.2.15` is one"));
+    }
+    let mac = match raw.mac {
+        None => MacChoice::New,
+        Some(word) if word == "keep" => MacChoice::Keep,
+        Some(mac) if is_mac(&mac) => MacChoice::Given(mac.to_lowercase()),
+        Some(mac) => {
+            let text = format!("`{mac}` is no hardware address — write `keep`, or one like `fa:16:3e:00:00:01`");
+            document.wrong_value(&below(at, "mac"), text);
+            MacChoice::New
+        }
+    };
+    Some(NetworkSpec { network: raw.network?, address: raw.address, mac })
+}
+
+fn is_mac(text: &str) -> bool {
+    let parts: Vec<&str> = text.split(':').collect();
+    parts.len() == 6 && parts.iter().all(|part| part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit()))
+}
