@@ -40,7 +40,7 @@ pub enum SiteSettings {
     /// A host with QEMU guests.
     Qemu(QemuSettings),
     /// A project in a region of an OpenStack cloud.
-    OpenStack(OpenStackSettings),
+    OpenStack(Box<OpenStackSettings>),
 }
 
 /// A host with QEMU guests.

@@ -19,7 +19,7 @@ pub(super) fn site(document: &mut Document, raw: RawSite, folder: &Path, at: &st
     refuse_foreign(document, &raw, kind, at);
     match kind {
         SiteKind::Qemu => Some(SiteSettings::Qemu(qemu(document, raw, folder, at))),
-        SiteKind::Openstack => openstack(document, raw, folder, at).map(SiteSettings::OpenStack),
+        SiteKind::Openstack => openstack(document, raw, folder, at).map(Box::new).map(SiteSettings::OpenStack),
     }
 }
 
