@@ -1,6 +1,8 @@
 //! The provider `openstack` against real services: `REPLICATE_OPENSTACK` is the folder of their `clouds.yaml`,
 //! `tests/run.sh openstack` starts them. Skipped, loudly, where there are none.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a panic is a test's verdict, and a skip is told")]
+
 use std::path::PathBuf;
 
 use async_trait::async_trait;
