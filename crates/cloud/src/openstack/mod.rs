@@ -9,6 +9,7 @@
 mod api;
 mod auth;
 mod config;
+mod digest;
 mod discover;
 mod error;
 mod http;
@@ -16,6 +17,7 @@ mod marks;
 mod owned;
 mod read;
 mod restore;
+mod source;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -33,7 +35,7 @@ pub use target::OPTIONS as IMAGE_OPTIONS;
 
 use self::http::Client;
 use self::target::Scratch;
-use crate::{Cloud, Resource, Target};
+use crate::{Cloud, Resource, Source, Target};
 
 /// How a site of kind `openstack` is set up.
 #[derive(Debug, Clone)]
@@ -78,6 +80,10 @@ impl Cloud for OpenStackSite {
 
     fn kind(&self) -> &'static str {
         "openstack"
+    }
+
+    fn source(&self) -> Option<&dyn Source> {
+        Some(self)
     }
 
     fn target(&self) -> Option<&dyn Target> {

@@ -1,5 +1,6 @@
 //! What we have made at the site, and deleting it.
 //!
+//! * `capture`: what the source holds of a server, whatever it consists of.
 //! * `image`: a registered image, of the boot disk; its other disks' images go with it.
 //! * `disk`: an image that is being written. One that no registered image lists is scratch, whatever its mark says: the
 //!   registration that it waited for has not come.
@@ -14,12 +15,12 @@ use super::api::glance::{Glance, Image};
 use super::api::neutron::{Neutron, Thing};
 use super::api::nova::Nova;
 use super::http::Client;
-use super::{OpenStackSite, marks, target};
+use super::{OpenStackSite, marks, source, target};
 use crate::Resource;
 
 /// Everything of the project that carries our tags, of every owner.
 pub(super) async fn owned(site: &OpenStackSite) -> Result<Vec<Resource>> {
-    let mut found = Vec::new();
+    let mut found = source::owned(&site.client).await?;
     let images = images(site).await?;
     let listed = target::referenced(&images);
     for image in images.into_iter().filter(|image| !listed.contains(&image.id)) {
@@ -74,6 +75,7 @@ fn resource(kind: &str, id: String, role: Role, tags: Tags) -> Resource {
 pub(super) async fn delete(site: &OpenStackSite, resource: &Resource) -> Result<()> {
     let (client, id) = (&site.client, resource.id.as_str());
     match resource.kind.as_str() {
+        "capture" => source::delete(client, resource).await,
         "image" => delete_image(site, id).await,
         "disk" => delete_disk(client, id).await,
         "upload" => site.scratch().remove(id).await,

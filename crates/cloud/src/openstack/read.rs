@@ -11,6 +11,7 @@ use model::{Error, Kind, Result};
 use reqwest::StatusCode;
 
 use super::api::glance::{Glance, Image, Status};
+use super::digest;
 use super::http::Client;
 
 /// Opens the disk in an image. The image is active, or this fails.
@@ -37,7 +38,7 @@ pub(super) async fn open(client: &Client, image: &Image) -> Result<Box<dyn DiskR
         Some(len) => len,
     };
     let file = ImageFile { client: client.clone(), id: image.id.clone(), len };
-    open_ranged(Arc::new(file), format).await.map_err(|error| error.within(operation()))
+    open_ranged(digest::checked(Arc::new(file), image), format).await.map_err(|error| error.within(operation()))
 }
 
 /// The file of an image.

@@ -1,6 +1,7 @@
 //! The services that are spoken to, each with its paths and names in one file: clouds that renamed a service (Huawei's
 //! IMS and EVS are Glance v2 and Cinder) differ here and nowhere else.
 
+pub(super) mod cinder;
 pub(super) mod glance;
 pub(super) mod neutron;
 pub(super) mod nova;
@@ -68,8 +69,8 @@ impl Service {
     pub(super) fn microversions(self) -> Option<Microversions> {
         match self {
             Service::Image | Service::Network => None,
-            // 2.45: createImage tells the image's id; 2.67: the type of a volume that a server boots from
-            Service::Compute => Some(Microversions { name: "compute", needed: (2, 45), wanted: (2, 79) }),
+            // 2.47: a server has its flavour in it, and createImage tells the image's id; 2.67: the type of a volume that a server boots from
+            Service::Compute => Some(Microversions { name: "compute", needed: (2, 47), wanted: (2, 79) }),
             // 3.14: group snapshots; 3.68: what volumes show is stable up to here
             Service::Volume => Some(Microversions { name: "volume", needed: (3, 0), wanted: (3, 68) }),
         }

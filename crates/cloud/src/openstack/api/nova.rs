@@ -37,8 +37,40 @@ pub(in crate::openstack) struct Server {
     /// The image that it was made from: an object, or an empty text if it boots from a volume.
     pub image: Option<Value>,
     /// What it is made of.
-    pub flavor: Option<Value>,
+    #[serde(default)]
+    pub flavor: Size,
     pub created: Option<String>,
+    /// `active`, `stopped`, `shelved_offloaded` and so on: what Nova decides by.
+    #[serde(rename = "OS-EXT-STS:vm_state", default)]
+    pub vm_state: String,
+    /// `/dev/vda`; told to administrators only.
+    #[serde(rename = "OS-EXT-SRV-ATTR:root_device_name")]
+    pub root_device: Option<String>,
+}
+
+impl Server {
+    /// The image that its root disk was made from; none of a server that boots from a volume.
+    pub(in crate::openstack) fn image_id(&self) -> Option<&str> {
+        self.image.as_ref()?.get("id")?.as_str()
+    }
+}
+
+/// A flavour as it was when a server was made of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(in crate::openstack) struct Size {
+    #[serde(rename = "original_name")]
+    pub name: Option<String>,
+    pub vcpus: u32,
+    /// MiB.
+    pub ram: u64,
+    /// GiB; 0: as much as the image wants.
+    pub disk: u64,
+    /// GiB of further disks without content.
+    pub ephemeral: u64,
+    /// MiB.
+    pub swap: u64,
+    pub extra_specs: BTreeMap<String, String>,
 }
 
 /// An address of a server.
