@@ -23,6 +23,8 @@ pub(super) const OF: &str = "replicate:of";
 pub(super) const OWN_TAGS: &str = "replicate:own-tags";
 /// The property of a registered image that lists its disks' images.
 pub(super) const DISKS: &str = "replicate:disks";
+/// What a thing of a capture is for; nothing else has this tag.
+pub(super) const PART: &str = "replicate:part";
 /// What all our tags begin with.
 const PREFIX: &str = "replicate:";
 /// The most that Neutron takes as a description is 255; a number may stand behind ours.

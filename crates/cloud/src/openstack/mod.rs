@@ -12,6 +12,8 @@ mod config;
 mod digest;
 mod discover;
 mod error;
+#[cfg(test)]
+mod fake;
 mod http;
 mod marks;
 mod owned;
@@ -21,6 +23,8 @@ mod source;
 mod target;
 #[cfg(test)]
 mod tests;
+mod volume;
+mod wait;
 
 use std::path::PathBuf;
 use std::sync::Arc;

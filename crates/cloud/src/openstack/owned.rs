@@ -6,6 +6,7 @@
 //!   registration that it waited for has not come.
 //! * `upload`: a file in the scratch folder.
 //! * `instance`: a server that was launched.
+//! * `volume`: a disk of such a server.
 //! * `network`, `subnet`, `port`: what such a server is connected to.
 
 use model::{Error, InstanceId, Kind, Result, Role, Tags};
@@ -45,6 +46,10 @@ pub(super) async fn owned(site: &OpenStackSite) -> Result<Vec<Resource>> {
             }
         }
     }
+    if client.has(Service::Volume).await? {
+        let volumes = target::volumes(client).await?.into_iter();
+        found.extend(volumes.map(|(id, role, tags)| resource("volume", id, role, tags)));
+    }
     if client.has(Service::Network).await? {
         let project = [("project_id", client.project().await?)];
         for thing in [Thing::Port, Thing::Subnet, Thing::Network] {
@@ -80,6 +85,7 @@ pub(super) async fn delete(site: &OpenStackSite, resource: &Resource) -> Result<
         "disk" => delete_disk(client, id).await,
         "upload" => site.scratch().remove(id).await,
         "instance" => target::destroy(client, &InstanceId::new(id)?).await,
+        "volume" => target::delete_volume(client, id).await,
         "network" => Neutron(client).delete(Thing::Network, id).await,
         "subnet" => Neutron(client).delete(Thing::Subnet, id).await,
         "port" => Neutron(client).delete(Thing::Port, id).await,

@@ -161,7 +161,6 @@ impl Nova<'_> {
     }
 
     /// Does something with a server: `{"os-stop": null}`. The answer may be empty.
-    #[expect(dead_code, reason = "the source side, which comes next, makes images by it")]
     pub(in crate::openstack) async fn action(&self, id: &str, what: &str, action: &Value) -> Result<Value> {
         let call = self.call(format!("cannot {what} server {id}"), Method::POST, format!("servers/{id}/action"));
         let (_, body) = call.json(action)?.bytes().await?;

@@ -6,10 +6,11 @@
 use model::{DiskName, Kind, Result, Tags, crash};
 
 use super::parts::{self, EXPORT, Key, Part, Thing, VOLUME, tags_of};
-use super::wait::Bound;
 use crate::openstack::api::cinder::{Cinder, NewVolume, Volume};
 use crate::openstack::api::glance::{Glance, Image, Status};
 use crate::openstack::http::Client;
+use crate::openstack::volume;
+use crate::openstack::wait::Bound;
 
 /// qcow2 leaves out what is zero: an image of a volume that is hardly used would else have its whole size.
 const FORMAT: &str = "qcow2";
@@ -64,7 +65,7 @@ impl Export<'_> {
     /// The volume has done its duty.
     async fn done(&self, image: String, volume: Option<&Volume>, bound: &mut Bound) -> Result<String> {
         if let Some(volume) = volume {
-            parts::remove_volume(self.client, &volume.id, bound).await?;
+            volume::remove(self.client, &volume.id, bound).await?;
         }
         Ok(image)
     }
@@ -88,7 +89,7 @@ impl Export<'_> {
                 "creating" | "downloading" | "uploading" => {}
                 other => {
                     let why = format!("Cinder says `{other}` of volume {id} made of it");
-                    parts::remove_volume(self.client, id, bound).await?;
+                    volume::remove(self.client, id, bound).await?;
                     return Err(bound.error(Kind::Permanent, why).hint("see `openstack volume message list`"));
                 }
             }

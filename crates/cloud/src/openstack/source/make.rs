@@ -11,12 +11,12 @@ use serde_json::{Value, json};
 use super::inventory::Seen;
 use super::machine::{Disk, Place};
 use super::parts::{self, Key, RECORD, ROOT, SNAPSHOT, Thing, tags_of};
-use super::wait::Bound;
 use super::way::{Volumes, Way};
 use crate::openstack::api::cinder::Cinder;
 use crate::openstack::api::glance::{Glance, Status};
 use crate::openstack::api::nova::Nova;
 use crate::openstack::http::Client;
+use crate::openstack::wait::Bound;
 
 /// A capture that is being made.
 pub(super) struct Making<'a> {

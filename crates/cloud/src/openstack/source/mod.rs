@@ -11,7 +11,8 @@ mod inventory;
 mod machine;
 mod make;
 mod parts;
-mod wait;
+#[cfg(test)]
+mod tests;
 mod way;
 
 use async_trait::async_trait;

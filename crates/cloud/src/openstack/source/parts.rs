@@ -7,17 +7,15 @@
 use jiff::Timestamp;
 use model::{DiskName, Result, Role, Tags, Token, crash, tag};
 
-use super::wait::{Attempts, Bound};
 use crate::Resource;
 use crate::openstack::api::Service;
 use crate::openstack::api::cinder::{Cinder, Snapshot, Volume};
 use crate::openstack::api::glance::{Glance, Image};
 use crate::openstack::http::Client;
+pub(super) use crate::openstack::marks::{DISK, PART};
+use crate::openstack::volume;
+use crate::openstack::wait::{Attempts, Bound};
 
-/// What a thing is for; only things of a source have this tag.
-pub(in crate::openstack) const PART: &str = "replicate:part";
-/// The disk that it holds.
-pub(super) const DISK: &str = "replicate:disk";
 /// On every part of a capture that is complete: how many there are, and the consistency reached.
 pub(super) const PINNED: &str = "replicate:pinned";
 
@@ -198,30 +196,13 @@ pub(super) async fn remove(client: &Client, key: &Key) -> Result<()> {
     let mut bound = Bound::new(&operation);
     for part in &parts {
         if let Thing::Volume(volume) = &part.thing {
-            remove_volume(client, &volume.id, &mut bound).await?;
+            volume::remove(client, &volume.id, &mut bound).await?;
         }
     }
     for part in &parts {
         if let Thing::Snapshot(snapshot) = &part.thing {
             remove_snapshot(client, &snapshot.id, &mut bound).await?;
         }
-    }
-    Ok(())
-}
-
-/// Deletes a volume and waits until it is gone: a snapshot that has one cannot be deleted everywhere.
-pub(super) async fn remove_volume(client: &Client, id: &str, bound: &mut Bound) -> Result<()> {
-    let (cinder, mut attempts) = (Cinder(client), Attempts::default());
-    while let Some(volume) = bound.look(|| cinder.volume(id)).await? {
-        let (what, state) = (format!("volume {id}"), volume.status);
-        // what works on it comes to an end by itself
-        if !["creating", "downloading", "uploading", "deleting"].contains(&state.as_str()) {
-            attempts.next(bound, &what, &state)?;
-            crash::point("openstack.release.volume.before");
-            cinder.delete_volume(id).await?;
-            crash::point("openstack.release.volume.after");
-        }
-        bound.pause(&format!("{what} is {state}")).await?;
     }
     Ok(())
 }

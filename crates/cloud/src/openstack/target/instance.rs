@@ -16,8 +16,9 @@ use super::super::api::nova::{Flavor, Nova, Server};
 use super::super::http::Client;
 use super::super::restore::LaunchSpec;
 use super::super::{OpenStackSite, api::Service, marks};
-use super::image::{self, DiskImage};
+use super::image;
 use super::net::{self, Networks};
+use super::volumes::{self, Wanted};
 use crate::{Instance, LaunchOptions, Network, ProbeState};
 
 /// The longest that a server may take to come up: its disk may be copied first.
@@ -88,7 +89,8 @@ async fn start(
         Error::new(Kind::Invalid, format!("cannot use image {image}")).because("it carries no restore point")
     })??;
     let spec = site.config.restore.of(&point.server);
-    let form = server_form(site, &boot, &point, &spec, options).await?;
+    let wanted = Wanted { client, point: &point, spec: &spec, token, role };
+    let form = server_form(&boot, &wanted, options).await?;
     let Networks(networks) = match options.network {
         Network::Isolated => net::isolated(client, &point.machine, token).await?,
         Network::Site => net::of_site(client, &spec, &point.machine, token, role).await?,
@@ -103,14 +105,8 @@ async fn start(
 }
 
 /// What Nova is asked for, but for networks and marks.
-async fn server_form(
-    site: &OpenStackSite,
-    boot: &Image,
-    point: &RestorePoint,
-    spec: &LaunchSpec,
-    options: &LaunchOptions,
-) -> Result<Value> {
-    let client = &site.client;
+async fn server_form(boot: &Image, wanted: &Wanted<'_>, options: &LaunchOptions) -> Result<Value> {
+    let Wanted { client, point, spec, .. } = wanted;
     let from_volume = spec.boot_from_volume.unwrap_or(false);
     let disks = image::disks_of(boot);
     let mut form = json!({
@@ -122,7 +118,7 @@ async fn server_form(
             return Err(Error::new(Kind::Invalid, format!("cannot use image {}", boot.id))
                 .because("its disks need volumes, and the cloud has no Cinder"));
         }
-        form["block_device_mapping_v2"] = json!(devices(&disks, point, spec, from_volume, options.ephemeral));
+        form["block_device_mapping_v2"] = json!(wanted.devices(&disks, from_volume).await?);
     }
     if !from_volume {
         form["imageRef"] = json!(boot.id);
@@ -140,34 +136,6 @@ async fn server_form(
         form["user_data"] = json!(user_data(file).await?);
     }
     Ok(form)
-}
-
-/// The disks of a server: that of the boot disk first, the others as volumes that are made of their images.
-fn devices(
-    disks: &[DiskImage],
-    point: &RestorePoint,
-    spec: &LaunchSpec,
-    from_volume: bool,
-    ephemeral: bool,
-) -> Vec<Value> {
-    let device = |(index, disk): (usize, &DiskImage)| {
-        let size = point.disks.iter().find(|known| known.name == disk.name).map_or(0, |known| known.size);
-        if index == 0 && !from_volume {
-            return json!({
-                "boot_index": 0, "uuid": disk.image, "source_type": "image", "destination_type": "local",
-                "delete_on_termination": true,
-            });
-        }
-        let mut device = json!({
-            "boot_index": if index == 0 { 0 } else { -1 }, "uuid": disk.image, "source_type": "image",
-            "destination_type": "volume", "volume_size": size.div_ceil(GIB), "delete_on_termination": ephemeral,
-        });
-        if let Some(kind) = &spec.volume_type {
-            device["volume_type"] = json!(kind);
-        }
-        device
-    };
-    disks.iter().enumerate().map(device).collect()
 }
 
 /// The flavour that is configured, or the smallest that has what the machine had.
@@ -278,10 +246,14 @@ pub(in crate::openstack) async fn destroy(client: &Client, instance: &InstanceId
     Nova(client).delete(server).await?;
     crash::point("openstack.server-delete.after");
     wait_gone(client, server).await?;
-    match name {
-        Some(name) if client.has(Service::Network).await? => net::remove(client, &name).await,
-        _ => Ok(()),
+    let Some(name) = name else { return Ok(()) };
+    if client.has(Service::Volume).await? {
+        volumes::remove(client, &name).await?;
     }
+    if client.has(Service::Network).await? {
+        net::remove(client, &name).await?;
+    }
+    Ok(())
 }
 
 async fn wait_gone(client: &Client, id: &str) -> Result<()> {

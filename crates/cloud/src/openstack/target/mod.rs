@@ -6,6 +6,7 @@ mod instance;
 mod net;
 mod stream;
 mod upload;
+mod volumes;
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -18,6 +19,7 @@ pub(super) use self::file::Scratch;
 pub use self::image::OPTIONS;
 pub(super) use self::image::{all_tags, disks_of, referenced};
 pub(super) use self::instance::{destroy, id_of};
+pub(super) use self::volumes::{delete as delete_volume, owned as volumes};
 
 use super::api::glance::{Glance, Image};
 use super::{OpenStackSite, owned, read};

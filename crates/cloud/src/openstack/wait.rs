@@ -20,7 +20,7 @@ const ATTEMPTS: u32 = 5;
 
 /// A wait with its end.
 #[derive(Debug)]
-pub(super) struct Bound {
+pub(in crate::openstack) struct Bound {
     operation: String,
     until: Instant,
     pause: Duration,
@@ -29,24 +29,24 @@ pub(super) struct Bound {
 
 impl Bound {
     /// A wait for something that does not depend on the size of a disk.
-    pub(super) fn new(operation: impl Into<String>) -> Self {
+    pub(in crate::openstack) fn new(operation: impl Into<String>) -> Self {
         Self::of_size(operation, 0)
     }
 
     /// A wait for something that reads or writes this many bytes.
-    pub(super) fn of_size(operation: impl Into<String>, bytes: u64) -> Self {
+    pub(in crate::openstack) fn of_size(operation: impl Into<String>, bytes: u64) -> Self {
         let gib = u32::try_from(bytes >> 30).unwrap_or(u32::MAX);
         let until = Instant::now() + LEAST + PER_GIB.saturating_mul(gib);
         Self { operation: operation.into(), until, pause: FIRST, idle: 0 }
     }
 
     /// An error of this operation.
-    pub(super) fn error(&self, kind: Kind, why: impl Into<String>) -> Error {
+    pub(in crate::openstack) fn error(&self, kind: Kind, why: impl Into<String>) -> Error {
         Error::new(kind, self.operation.clone()).because(why.into())
     }
 
     /// Sleeps until the next look, or tells that the time is over.
-    pub(super) async fn pause(&mut self, state: &str) -> Result<()> {
+    pub(in crate::openstack) async fn pause(&mut self, state: &str) -> Result<()> {
         if Instant::now() >= self.until {
             return Err(self.error(Kind::Transient, format!("{state}, and the time that it was given is over")));
         }
@@ -56,7 +56,7 @@ impl Bound {
     }
 
     /// Counts looks at which nobody works any more at what is waited for; after a few of them it is given up.
-    pub(super) async fn idle(&mut self, idle: bool, state: &str) -> Result<()> {
+    pub(in crate::openstack) async fn idle(&mut self, idle: bool, state: &str) -> Result<()> {
         self.idle = if idle { self.idle + 1 } else { 0 };
         if self.idle >= IDLE_LOOKS {
             let why = format!("{state}, and the service has stopped to work on it");
@@ -67,7 +67,7 @@ impl Bound {
 
     /// What is looked at, if it is still there. A look that fails for the moment is made again: what was begun would
     /// otherwise be thrown away for it.
-    pub(super) async fn look<T, F, Fut>(&mut self, look: F) -> Result<Option<T>>
+    pub(in crate::openstack) async fn look<T, F, Fut>(&mut self, look: F) -> Result<Option<T>>
     where
         F: Fn() -> Fut + Send + Sync,
         Fut: Future<Output = Result<T>> + Send,
@@ -85,11 +85,11 @@ impl Bound {
 
 /// How often the deletion of one thing is ordered again.
 #[derive(Debug, Default)]
-pub(super) struct Attempts(u32);
+pub(in crate::openstack) struct Attempts(u32);
 
 impl Attempts {
     /// Counts one more, or tells that it is enough.
-    pub(super) fn next(&mut self, bound: &Bound, what: &str, state: &str) -> Result<()> {
+    pub(in crate::openstack) fn next(&mut self, bound: &Bound, what: &str, state: &str) -> Result<()> {
         self.0 += 1;
         if self.0 <= ATTEMPTS {
             return Ok(());
