@@ -2,6 +2,7 @@
 //! at every point.
 
 use std::collections::BTreeSet;
+use std::io::{Seek, SeekFrom};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -110,10 +111,13 @@ async fn write_out(reader: &dyn DiskRead, file: &Path) {
 
 /// A file of a file system that was cut off by the capture: its journal is played first, as a boot would.
 fn read_file(disk: &Path, offset: u64, file: &str) -> String {
-    let device = format!("{}?offset={offset}", disk.display());
-    let checked = Command::new("e2fsck").args(["-fy", &device]).output().unwrap();
+    let part = disk.with_extension("part");
+    let (mut from, mut to) = (std::fs::File::open(disk).unwrap(), std::fs::File::create(&part).unwrap());
+    from.seek(SeekFrom::Start(offset)).unwrap();
+    std::io::copy(&mut from, &mut to).unwrap();
+    let checked = Command::new("e2fsck").arg("-fy").arg(&part).output().unwrap();
     assert!(checked.status.code().is_some_and(|code| code < 4), "{}", String::from_utf8_lossy(&checked.stdout));
-    let read = Command::new("debugfs").args(["-R", &format!("cat {file}"), &device]).output().unwrap();
+    let read = Command::new("debugfs").args(["-R", &format!("cat {file}")]).arg(&part).output().unwrap();
     String::from_utf8_lossy(&read.stdout).trim().to_owned()
 }
 
