@@ -23,6 +23,7 @@ fi
 
 boots=$(($(cat /data/boots 2>/dev/null || echo 0) + 1))
 echo $boots > /data/boots
+sync # a capture may show the next moment
 # a second disk, if there is one that holds a file system
 for disk in vdb sdb nvme1n1; do
   if [ -b /dev/$disk ] && mount -t ext4 /dev/$disk /data2 2>/dev/null; then break; fi

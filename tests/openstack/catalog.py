@@ -1,13 +1,17 @@
-"""catalog.py PORT PASSWORD PROJECT...: the users, projects, services and endpoints of the lab; safe to repeat.
+"""catalog.py PORT PASSWORD RULES PROJECT...: users, projects, application credentials, services and endpoints; safe to
+repeat. RULES is the file with what an application credential may do.
 
 A service that does not run (a lower tier) is in the catalogue all the same: it refuses connections, as a service that is
 down does.
 """
+import json
 import sys
 
 import openstack
 
-port, password, projects = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
+port, password, projects = int(sys.argv[1]), sys.argv[2], sys.argv[4:]
+with open(sys.argv[3]) as file:
+    rules = json.load(file)
 identity = openstack.connect(cloud="oslab").identity
 
 
@@ -23,6 +27,14 @@ def user(name, project_name, *roles):
 user("svc", "service", "admin", "service")
 for name in projects:
     user(name, name, "member")  # an ordinary tenant: what the product needs must be possible with that
+    own = openstack.connect(cloud=name).identity
+    me = own.get_user_id()
+    if not own.find_application_credential(me, "replicate"):
+        # by hand: this openstacksdk would leave the rules out without a word
+        answer = own.post(f"/users/{me}/application_credentials", json={"application_credential": {
+            "name": "replicate", "secret": password, "roles": [{"name": "member"}], "access_rules": rules}})
+        if answer.status_code != 201:
+            sys.exit(f"{answer.status_code} {answer.text}")
 
 SERVICES = [("glance", "image", 0, ""), ("placement", "placement", 1, ""), ("neutron", "network", 2, ""),
             ("nova", "compute", 3, "/v2.1"), ("cinderv3", "volumev3", 4, "/v3/%(project_id)s")]

@@ -15,6 +15,7 @@ PORT=${OSLAB_PORT:-25000} # the first of 32 ports, below those that the kernel h
 PASS=oslab
 KEYSTONE=http://127.0.0.1:$PORT/v3
 PROJECTS=${OSLAB_PROJECTS:-alice bob services source target relay crash live}
+RULES=$HERE/../../deploy/iam/openstack/access-rules.json
 export OS_CLIENT_CONFIG_FILE=$OSLAB/clouds.yaml
 PY=/usr/bin/python3
 mkdir -p "$OSLAB"/{etc,log,run,lock,bin}
@@ -68,6 +69,20 @@ once() {
     { tail -n 30 "$OSLAB/log/init.log" >&2; die "first-time set-up of $(basename "$mark" .done) went wrong"; }
   : >"$mark"
 }
+# schema WHAT CMD...: CMD makes WHAT for region one, a database or a folder of them; region two begins with a copy, since
+# making it takes a minute.
+schema() {
+  local kept=$OSLAB/schema/$1 what=$D/$1 file; shift
+  mkdir -p "$(dirname "$kept")"
+  if [ -e "$kept" ]; then
+    cp -rT "$kept" "$what"
+  else
+    "$@" && for file in $(find "$what" -name '*.db'); do wal "$file"; done && cp -rT "$what" "$kept"
+  fi
+}
+backup() {
+  $PY -c 'import sqlite3, sys; sqlite3.connect(sys.argv[1]).backup(sqlite3.connect(sys.argv[2]))' "$1" "$2"
+}
 # entry MODULE PROGRAM ARGS...: the console entry point of a Debian python3-* library, whose daemon package is not
 # installed.
 entry() {
@@ -114,8 +129,7 @@ save_state() { # save_state TIER
   local name
   for name in $(databases); do
     mkdir -p "$(dirname "$OSLAB/saved/$name")"
-    $PY -c 'import sqlite3, sys; sqlite3.connect(sys.argv[1]).backup(sqlite3.connect(sys.argv[2]))' \
-      "$OSLAB/$name" "$OSLAB/saved/$name"
+    backup "$OSLAB/$name" "$OSLAB/saved/$name"
   done
   echo "$1" >"$OSLAB/saved/tier"
 }
@@ -129,7 +143,7 @@ restore_state() {
 }
 forget() {
   [ -d "$OSLAB/run" ] && [ -d "$OSLAB/lock" ] || die "$OSLAB is no folder of the test cloud"
-  remove "$OSLAB"/{one,two,saved,etc,run,py,bin,mnt,share,share.img,fernet-keys,credential-keys,keystone.db*,key,clouds.yaml}
+  remove "$OSLAB"/{one,two,schema,saved,etc,run,py,bin,mnt,share,share.img,fernet-keys,credential-keys,keystone.db*,key,clouds.yaml}
   mkdir -p "$OSLAB"/{etc,run,bin}
 }
 remove() {

@@ -1,17 +1,23 @@
 # Keystone, and one Glance per region with two stores. Sourced by up.sh.
 
+# Every project as a person uses it (NAME, NAME-two) and as the program does, with an application credential that has the
+# rights of deploy/iam/openstack and no others (NAME-least, NAME-two-least).
 clouds_yaml() {
-  local name user
-  cloud() { # cloud NAME USER REGION
-    printf '  %s:\n    region_name: %s\n    auth: {auth_url: "%s", username: %s, password: "%s", project_name: %s, user_domain_id: default, project_domain_id: default}\n' \
-      "$1" "$3" "$KEYSTONE" "$2" "$PASS" "$2"
+  local user tail region
+  cloud() { # cloud NAME REGION AUTH
+    printf '  %s:\n    region_name: %s\n    auth: {auth_url: "%s", user_domain_id: default, %s}\n' "$1" "$2" "$KEYSTONE" "$3"
   }
   echo clouds:
-  for user in admin $PROJECTS; do
-    name=$user
-    [ "$user" != admin ] || name=oslab
-    cloud "$name" "$user" RegionOne
-    cloud "$name-two" "$user" RegionTwo
+  for region in RegionOne RegionTwo; do
+    tail=
+    [ $region = RegionOne ] || tail=-two
+    cloud "oslab$tail" $region "username: admin, password: $PASS, project_name: admin, project_domain_id: default"
+    for user in $PROJECTS; do
+      cloud "$user$tail" $region "username: $user, password: $PASS, project_name: $user, project_domain_id: default"
+      cloud "$user$tail-least" $region \
+        "username: $user, application_credential_name: replicate, application_credential_secret: $PASS"
+      echo '    auth_type: v3applicationcredential'
+    done
   done
 }
 
@@ -46,7 +52,6 @@ C
   start_wsgi keystone "$PORT" 4 /usr/bin/keystone-wsgi-public OS_KEYSTONE_CONFIG_FILES="$OSLAB/etc/keystone.conf"
 }
 
-glance_init() { entry glance.cmd.manage glance-manage --config-file "$1" db sync && wal "$2"; }
 glance_up() {
   local conf=$D/etc/glance.conf folder=$D/glance METHODS=
   # one region fetches from the other by itself, one does not: both ways between regions are tried
@@ -83,7 +88,7 @@ flavor = keystone
 config_file = $D/etc/glance-paste.ini
 [oslo_concurrency]
 lock_path = $OSLAB/lock
-$(signin keystone_authtoken)
+$(signin keystone_authtoken 'service_type = image')
 C
   cat >"$D/etc/glance-paste.ini" <<'C'
 [pipeline:glance-api-keystone]
@@ -106,7 +111,7 @@ delay_auth_decision = true
 [filter:context]
 paste.filter_factory = glance.api.middleware.context:ContextMiddleware.factory
 C
-  once "glance-$R" glance_init "$conf" "$folder/glance.db"
+  once "glance-$R" schema glance/glance.db entry glance.cmd.manage glance-manage --config-file "$conf" db sync
   start "glance-$R" $PY -c 'import sys; sys.argv[0]="glance"; from glance.cmd.api import main; sys.exit(main())' \
     --config-file "$conf"
 }
@@ -118,6 +123,6 @@ tier1_up() {
   answers keystone "$KEYSTONE"
   # the catalogue names the services of all tiers, so that a higher tier can be added later
   # shellcheck disable=SC2086 # a list of words
-  once catalog $PY "$HERE/catalog.py" "$PORT" "$PASS" $PROJECTS
+  once catalog $PY "$HERE/catalog.py" "$PORT" "$PASS" "$RULES" $PROJECTS
 }
 tier1_ready() { for region in one two; do region $region; answers "glance-$R" "http://127.0.0.1:$GLANCE/v2/images"; done; }

@@ -19,7 +19,7 @@ C
 # Neutron is its API alone: networks, subnets, ports and security groups are real records, and a port binds to a Linux
 # bridge of its network, which Nova makes. No DHCP, no routing, no filtering.
 neutron_init() { # its migrations do not aim at SQLite: the schema is made from its models
-  $PY - "sqlite:///$1" <<'P' && wal "$1"
+  $PY - "sqlite:///$1" <<'P'
 import sys
 from sqlalchemy import create_engine
 from neutron.db.migration.models import head
@@ -75,7 +75,7 @@ extension_drivers = port_security
 $(database "$D/neutron.db")
 [oslo_concurrency]
 lock_path = $OSLAB/lock
-$(signin keystone_authtoken)
+$(signin keystone_authtoken 'service_type = network')
 C
   cat >"$D/etc/neutron-paste.ini" <<'C'
 [composite:neutron]
@@ -100,22 +100,27 @@ paste.app_factory = neutron.pecan_wsgi.app:versions_factory
 [app:app]
 paste.app_factory = neutron.api.v2.router:APIRouter.factory
 C
-  once "neutron-$R" neutron_init "$D/neutron.db"
+  once "neutron-$R" schema neutron.db neutron_init "$D/neutron.db"
   start_wsgi "neutron-$R" "$NEUTRON" 2 "$OSLAB/py/neutron_app.py" PYTHONPATH="$OSLAB/py" \
     OS_NEUTRON_CONFIG_DIR="$D/etc" OS_NEUTRON_CONFIG_FILES=neutron.conf
 }
 
-nova_init() {
-  local manage="entry nova.cmd.manage nova-manage --config-file $D/etc/nova.conf" name
+nova_databases() {
+  local manage="entry nova.cmd.manage nova-manage --config-file $D/etc/nova.conf"
   local url="sqlite:///$D/nova/%s.db?timeout=60&check_same_thread=false"
-  rm -f "$D"/nova/*.db
   # shellcheck disable=SC2059 # the format is ours
   $manage api_db sync &&
     $manage cell_v2 map_cell0 --database_connection "$(printf "$url" cell0)" &&
     $manage db sync &&
-    $manage cell_v2 create_cell --name cell1 --database_connection "$(printf "$url" cell1)" --transport-url fake:/ ||
-    return
-  for name in api cell0 cell1; do wal "$D/nova/$name.db"; done
+    $manage cell_v2 create_cell --name cell1 --database_connection "$(printf "$url" cell1)" --transport-url fake:/
+}
+nova_init() {
+  schema nova nova_databases || return
+  # a copy names the cells of region one
+  $PY -c 'import sqlite3, sys
+with sqlite3.connect(f"{sys.argv[2]}/api.db") as db:
+    db.execute("update cell_mappings set database_connection = replace(database_connection, ?, ?)", sys.argv[1:])' \
+    "$OSLAB/one/nova" "$D/nova"
 }
 nova_up() {
   local libvirt=$D/libvirt
@@ -182,7 +187,7 @@ images_type = qcow2
 nfs_mount_point_base = $OSLAB/mnt/nova-$R
 wait_soft_reboot_seconds = 5
 $(privsep "$D/etc/nova.conf" nova_sys_admin vif_plug_linux_bridge_privileged privsep_osbrick vif_plug_ovs_privileged)
-$(signin keystone_authtoken "service_token_roles_required = true")
+$(signin keystone_authtoken $'service_token_roles_required = true\nservice_type = compute')
 $(signin service_user "send_service_user_token = true")
 $(signin placement)
 $(signin neutron)

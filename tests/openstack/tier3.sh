@@ -28,9 +28,6 @@ C
   chmod +x "$OSLAB/bin/mount"
 }
 
-cinder_init() {
-  entry cinder.cmd.manage cinder-manage --config-file "$D/etc/cinder.conf" db sync && wal "$D/cinder/cinder.db"
-}
 cinder_up() {
   mkdir -p "$D"/cinder/{conversion,backup,coordination} "$OSLAB/share/$R"
   echo "127.0.0.1:$OSLAB/share/$R" >"$D/etc/shares"
@@ -70,7 +67,7 @@ backend_url = file://$D/cinder/coordination
 [oslo_concurrency]
 lock_path = $OSLAB/lock/cinder-$R
 $(privsep "$D/etc/cinder.conf" cinder_sys_admin privsep_osbrick)
-$(signin keystone_authtoken "service_token_roles_required = true")
+$(signin keystone_authtoken $'service_token_roles_required = true\nservice_type = volumev3')
 $(signin service_user "send_service_user_token = true")
 $(signin nova)
 C
@@ -98,7 +95,8 @@ paste.app_factory = cinder.api.v3.router:APIRouter.factory
 [app:versionsapp]
 paste.app_factory = cinder.api.versions:Versions.factory
 C
-  once "cinder-$R" cinder_init
+  once "cinder-$R" schema cinder/cinder.db \
+    entry cinder.cmd.manage cinder-manage --config-file "$D/etc/cinder.conf" db sync
   start "cinder-$R" $PY "$HERE/services.py" cinder --config-file "$D/etc/cinder.conf"
 }
 tier3_up() {

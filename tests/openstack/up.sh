@@ -23,7 +23,7 @@ if [ "$tier" -ge 2 ]; then
 fi
 
 # What the first start made stays true as long as these do not change.
-key=$({ cd "$HERE" && cat ./*.sh ./*.py
+key=$({ cd "$HERE" && cat ./*.sh ./*.py "$RULES"
   echo "$PORT $PROJECTS"
   dpkg-query -W python3-keystone python3-glance python3-nova python3-neutron python3-placement python3-cinder \
     libvirt0 2>/dev/null || true; } | sha256sum | cut -c1-16)

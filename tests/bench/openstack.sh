@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Throughput of the OpenStack provider against curl, on the same Glance of the test cloud: tests/bench/openstack.sh [MIB]
+#
+# Sends MIB (default 1024) of data that does not compress, and reads it back, three times each, and prints a line a time.
+# Figures are read from it by a person; nothing is asserted. Run it inside the cloud:
+#   tests/openstack/with.sh 1 tests/bench/openstack.sh
+set -euo pipefail
+here=$(cd "$(dirname "$0")/../.." && pwd); cache=${REPLICATE_CACHE:-$HOME/.cache/replicate}
+lab=${REPLICATE_OPENSTACK:?run this by tests/openstack/with.sh}
+mib=${1:-1024} cloud=alice
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$cache/target}
+[ -n "${BENCH:-}" ] || cargo build --release -q --manifest-path "$here/Cargo.toml" -p cloud --example openstack
+work=$(mktemp -d "$cache/bench.XXXXXX"); trap 'rm -rf "$work"' EXIT
+head -c $((mib << 20)) /dev/urandom >"$work/disk.raw"
+
+export OS_CLIENT_CONFIG_FILE=$lab/clouds.yaml
+read -r token glance < <(/usr/bin/python3 -W ignore -c "
+import openstack
+c = openstack.connect(cloud='$cloud')
+print(c.auth_token, c.image.get_endpoint())")
+glance=${glance%/v2*}/v2
+call() { curl -sS -f -H "X-Auth-Token: $token" "$@"; }
+with_curl() {
+  local image up down
+  image=$(call -H 'Content-Type: application/json' "$glance/images" \
+    -d '{"name": "bench", "disk_format": "raw", "container_format": "bare"}' | sed 's/.*"id": *"\([^"]*\)".*/\1/')
+  up=$(call -o /dev/null -w '%{speed_upload}' -H 'Content-Type: application/octet-stream' -T "$work/disk.raw" \
+    "$glance/images/$image/file")
+  down=$(call -o /dev/null -w '%{speed_download}' "$glance/images/$image/file")
+  call -X DELETE "$glance/images/$image"
+  echo "curl  up $((${up%.*} >> 20)) MiB/s, down $((${down%.*} >> 20)) MiB/s"
+}
+for _ in 1 2 3; do
+  with_curl
+  for format in raw qcow2; do
+    printf '%-5s ' $format
+    "${BENCH:-$CARGO_TARGET_DIR/release/examples/openstack}" "$OS_CLIENT_CONFIG_FILE" $cloud $format "$work/disk.raw" "$work/scratch"
+  done
+done
