@@ -3,5 +3,10 @@
 //! Two regions with Glance, Nova, Neutron and Cinder; every test has a project of its own in both. A judge that shares no
 //! code with the project tells what is there before and after.
 
+mod crash;
+mod house;
+mod journey;
 mod lab;
 mod services;
+mod source;
+mod suites;

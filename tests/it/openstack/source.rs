@@ -26,7 +26,8 @@ const CLOUDS: &str = "REPLICATE_TEST_CLOUDS";
 const RUN: &str = "REPLICATE_TEST_RUN";
 
 fn site(clouds: &Path) -> OpenStackSite {
-    let cloud = CloudRef { cloud: PROJECT.to_owned(), file: Some(clouds.to_owned()), region: None, interface: None };
+    let cloud =
+        CloudRef { cloud: format!("{PROJECT}-least"), file: Some(clouds.to_owned()), region: None, interface: None };
     OpenStackSite::new(OpenStackConfig {
         site: SiteName::new("lab").unwrap(),
         cloud,

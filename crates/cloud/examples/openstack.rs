@@ -1,0 +1,127 @@
+//! Sends a raw file to Glance and reads it back through the provider: what `tests/bench/openstack.sh` measures.
+//!
+//! ```text
+//! openstack CLOUDS.YAML CLOUD raw|qcow2 FILE SCRATCH
+//! ```
+//! One line of figures on stdout: MiB/s up, MiB/s down, and the peak of memory in MiB so far after each.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use cloud::openstack::{CloudRef, OpenStackConfig, OpenStackSite, Restore};
+use cloud::{Cloud, Target};
+use disk::{DiskWrite, Format, Silent, TransferOptions, Written, open_file, transfer};
+use model::{
+    Arch, Consistency, DiskBus, DiskName, DiskRoot, DiskSpec, Firmware, ImageId, MachineSpec, OwnerId, PointDisk,
+    RestorePoint, Result, Role, RunId, ServerName, SiteName, Tags, Token,
+};
+
+/// Takes everything and keeps nothing.
+struct Nowhere(u64, u64);
+
+#[async_trait]
+impl DiskWrite for Nowhere {
+    fn size(&self) -> u64 {
+        self.0
+    }
+
+    async fn write(&mut self, _offset: u64, data: Bytes) -> Result<()> {
+        self.1 += data.len() as u64;
+        Ok(())
+    }
+
+    async fn zero(&mut self, _offset: u64, _len: u64) -> Result<()> {
+        Ok(())
+    }
+
+    fn may_have_leaves(&self) -> bool {
+        false
+    }
+
+    async fn finish(self: Box<Self>) -> Result<Written> {
+        Ok(Written { root: DiskRoot([0; 32]), received: self.1, fresh: 0, stored: 0 })
+    }
+}
+
+fn token(step: &str) -> Token {
+    Token {
+        owner: OwnerId::new("bench").unwrap(),
+        policy: None,
+        server: ServerName::new("bench").unwrap(),
+        run: RunId::new("20261122T030000Z-7f3a9c21").unwrap(),
+        step: step.to_owned(),
+    }
+}
+
+fn peak_mib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.split_whitespace().next().unwrap().parse::<u64>().unwrap() >> 10
+}
+
+fn speed(bytes: u64, began: Instant) -> f64 {
+    bytes as f64 / f64::from(1 << 20) / began.elapsed().as_secs_f64()
+}
+
+async fn upload(site: &OpenStackSite, file: &str) -> (ImageId, u64) {
+    let name = DiskName::new("vda").unwrap();
+    let reader = open_file(file, Format::Raw).await.unwrap();
+    let size = reader.size();
+    let (disk, writer) = site.create_disk(&name, size, None, &token("transfer")).await.unwrap();
+    let written = transfer(reader.as_ref(), vec![writer], &TransferOptions::default(), &Silent).await.unwrap();
+    let root = written.into_iter().next().unwrap().unwrap().root;
+    let machine = MachineSpec {
+        arch: Arch::X86_64,
+        firmware: Firmware::Bios,
+        memory: 1 << 28,
+        vcpus: 1,
+        chipset: None,
+        disks: vec![DiskSpec { name: name.clone(), size, bus: DiskBus::Virtio, serial: None }],
+        nics: Vec::new(),
+        agent: false,
+        tags: Tags::new(),
+    };
+    let point = RestorePoint {
+        id: token("x").run.point(),
+        server: token("x").server,
+        site: None,
+        policy: None,
+        taken_at: jiff::Timestamp::UNIX_EPOCH,
+        consistency: Consistency::Crash,
+        machine,
+        disks: vec![PointDisk { name, size, root }],
+        program: "bench".to_owned(),
+    };
+    (site.register(&[disk], &point, &Default::default(), Role::Scratch, &token("register")).await.unwrap(), size)
+}
+
+#[tokio::main]
+async fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [clouds, cloud, format, file, scratch] = arguments.as_slice() else { panic!("five arguments") };
+    let site = OpenStackSite::new(OpenStackConfig {
+        site: SiteName::new("bench").unwrap(),
+        cloud: CloudRef { cloud: cloud.clone(), file: Some(PathBuf::from(clouds)), region: None, interface: None },
+        scratch: PathBuf::from(scratch),
+        format: if format == "raw" { Format::Raw } else { Format::Qcow2 },
+        restore: Restore::default(),
+    });
+    // signed in, and the services found
+    site.owned().await.unwrap();
+    let began = Instant::now();
+    let (image, size) = upload(&site, file).await;
+    let (up, up_memory) = (speed(size, began), peak_mib());
+    let began = Instant::now();
+    let reader = site.open_image(&image, &DiskName::new("vda").unwrap()).await.unwrap();
+    let taken = transfer(reader.as_ref(), vec![Box::new(Nowhere(size, 0))], &TransferOptions::default(), &Silent);
+    let taken = taken.await.unwrap().remove(0).unwrap().received;
+    let down = speed(size, began);
+    assert!(taken <= size && taken > 0);
+    println!("up {up:.0} MiB/s {up_memory} MiB, down {down:.0} MiB/s {} MiB", peak_mib());
+    for resource in site.owned().await.unwrap() {
+        site.delete(&resource).await.unwrap();
+    }
+}
