@@ -22,8 +22,9 @@ class Sim:
         self.start()
 
     def start(self):
-        command = [PROGRAM, "--data", self.data, *self.options]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        # on a leash: a script that is killed leaves nothing running
+        command = [PROGRAM, "--leash", "--data", self.data, *self.options]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         line = self.process.stdout.readline()
         assert line, "the simulator did not start"
         self.greeting = json.loads(line)

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use serde_json::{Map, Value, json};
 
+use crate::azure::state::{CLIENT, GROUPS, SECRET, SUBSCRIPTION, TENANT};
 use crate::sim::Sim;
 
 /// Endpoints by region, and credentials by account.
@@ -24,7 +25,13 @@ pub fn greeting(sim: &Sim, address: SocketAddr) -> Value {
                 }));
             }
         }
+        let azure = json!({
+            "login": format!("http://{address}/azure/login"), "arm": format!("http://{address}/azure/arm"),
+            "tenant": TENANT, "client": CLIENT, "secret": SECRET, "subscription": SUBSCRIPTION,
+            "groups": GROUPS.iter().map(|(name, place)| json!({ "name": name, "location": place })).collect::<Vec<_>>(),
+        });
         json!({
+            "azure": azure,
             "control": format!("http://{address}/_sim"),
             "regions": regions,
             "accounts": accounts,

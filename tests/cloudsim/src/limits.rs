@@ -16,6 +16,8 @@ pub(crate) fn code_of(service: &str, status: u16) -> &'static str {
         ("ebs", 429) => "RequestThrottledException",
         ("ebs", 503) => "ServiceUnavailableException",
         ("ebs", _) => "InternalServerException",
+        ("azure", 503) => "ServerBusy",
+        ("azure", 429) => "TooManyRequests",
         (_, 503) => "Unavailable",
         (_, 429) => "RequestLimitExceeded",
         _ => "InternalError",

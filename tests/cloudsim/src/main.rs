@@ -11,8 +11,8 @@ use cloudsim::{Options, Sim, greeting, serve};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// A simulated cloud with real bytes: EC2, EBS direct and STS. Prints one JSON line with its endpoints and test
-/// credentials.
+/// Simulated clouds with real bytes: EC2, EBS direct and STS, and Azure's disks and machines. Prints one JSON line with
+/// its endpoints and test credentials.
 #[derive(Debug, Parser)]
 #[command(name = "cloudsim")]
 struct Arguments {
@@ -31,6 +31,9 @@ struct Arguments {
     /// A fresh world has no delays and no lag of reads
     #[arg(long)]
     calm: bool,
+    /// Ends when standard input is closed, as it is when the test that started it dies
+    #[arg(long)]
+    leash: bool,
 }
 
 fn main() -> ExitCode {
@@ -68,8 +71,16 @@ async fn run(arguments: Arguments) -> std::io::Result<()> {
     let mut out = std::io::stdout();
     writeln!(out, "{}", greeting(&sim, listener.local_addr()?))?;
     out.flush()?;
+    let (let_go, cut) = tokio::sync::oneshot::channel();
+    if arguments.leash {
+        std::thread::spawn(move || {
+            let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+            let _ = let_go.send(());
+        });
+    }
     let done = tokio::select! {
         done = serve(sim.clone(), listener) => done,
+        Ok(()) = cut => Ok(()),
         _ = end.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     };

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::azure::state::Kind;
 use crate::sim::Sim;
 use crate::world::resource::Wish;
 
@@ -59,5 +60,23 @@ pub(crate) fn state(sim: &Sim) -> Value {
         }
         all
     });
-    json!({ "resources": resources, "blocks": { "stored": blocks, "held": held }, "boots": sim.machines.real })
+    json!({ "azure": azure(sim), "resources": resources, "blocks": { "stored": blocks, "held": held }, "boots": sim.machines.real })
+}
+
+/// The Azure half.
+fn azure(sim: &Sim) -> Vec<Value> {
+    sim.with(|world| {
+        let resources = world.azure.resources.values().map(|it| {
+            let kind = match it.kind {
+                Kind::Disk { .. } => "disk",
+                Kind::Snapshot { .. } => "snapshot",
+            };
+            let open = it.access.is_some();
+            json!({ "kind": kind, "id": it.id, "region": it.location, "tags": it.tags, "state": if open { "open" } else { "there" } })
+        });
+        let machines = world.azure.machines.values().map(|it| {
+            json!({ "kind": "machine", "id": it.id, "region": it.location, "tags": it.tags, "state": it.power })
+        });
+        resources.chain(machines).collect::<Vec<Value>>()
+    })
 }

@@ -17,7 +17,7 @@ use crate::http::{Request, Response};
 use crate::hypervisor::hold;
 use crate::sim::Sim;
 use crate::world::ids;
-use crate::{control, ebs, ec2, iam, limits, sts};
+use crate::{azure, control, ebs, ec2, iam, limits, sts};
 
 /// What a request is, before anybody has looked at its signature.
 #[derive(Debug, Clone)]
@@ -32,6 +32,10 @@ struct Target {
 
 impl Target {
     fn of(request: &Request) -> Self {
+        if request.path.starts_with("/azure/") {
+            let (service, path) = ("azure".to_owned(), request.path.clone());
+            return Self { service, endpoint: None, path, operation: azure::name(request) };
+        }
         let mut path = request.path.clone();
         let mut endpoint = None;
         // http://host/aws/REGION/SERVICE is an endpoint; without it the signature's scope decides
@@ -83,7 +87,11 @@ pub(crate) async fn answer(sim: Arc<Sim>, mut request: Request) -> Delivery {
     tokio::time::sleep(trouble.delay()).await;
     if let Some((status, code, after)) = trouble.instead() {
         let code = code.unwrap_or_else(|| limits::code_of(&target.service, status).to_owned());
-        let mut response = target.refuse(&ApiError::new(status, code, "Injected by a fault rule"), &request_id);
+        let error = ApiError::new(status, code, "Injected by a fault rule");
+        let mut response = match target.service.as_str() {
+            "azure" => azure::instead(&request, &error),
+            _ => target.refuse(&error, &request_id),
+        };
         if let Some(seconds) = after {
             response = response.with("retry-after", seconds.to_string());
         }
@@ -101,10 +109,14 @@ pub(crate) async fn answer(sim: Arc<Sim>, mut request: Request) -> Delivery {
         let (sim, target) = (sim.clone(), target.clone());
         let twice = trouble.twice();
         tokio::task::spawn_blocking(move || {
+            let serve = |request: &Request| match target.service.as_str() {
+                "azure" => azure::serve(&sim, request, &request_id),
+                _ => serve(&sim, &target, request, &request_id),
+            };
             if twice {
-                serve(&sim, &target, &request, &request_id);
+                serve(&request);
             }
-            serve(&sim, &target, &request, &request_id)
+            serve(&request)
         })
     };
     let response = work.await.unwrap_or_else(|_| Response::new(500, "text/plain", "the simulator failed"));
@@ -120,7 +132,8 @@ pub(crate) async fn answer(sim: Arc<Sim>, mut request: Request) -> Delivery {
 
 /// What a listing asks, without who asks it when; none for other calls.
 fn question(target: &Target, request: &Request) -> Option<String> {
-    let lists = target.operation.starts_with("Describe") || target.operation.starts_with("List");
+    let starts = ["Describe", "List"].iter().any(|word| target.operation.starts_with(word));
+    let lists = starts || ["_Get", "_List"].iter().any(|word| target.operation.ends_with(word));
     let key = sigv4::key(request).unwrap_or_default();
     lists.then(|| format!("{key} {} {:?} {:?} {:?}", target.path, target.endpoint, request.query, form(request)))
 }

@@ -1,7 +1,7 @@
 //! The simulator as a whole: the world, its bytes, its logs, its machines.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
@@ -49,6 +49,7 @@ impl Sim {
     pub fn open(options: &Options) -> std::io::Result<Self> {
         let folder = options.data.clone();
         std::fs::create_dir_all(folder.join("volumes"))?;
+        std::fs::create_dir_all(folder.join("azure"))?;
         let fresh = !folder.join("world.json").exists();
         let mut world = World::open(&folder, &options.regions)?;
         if fresh && options.calm {
@@ -56,15 +57,12 @@ impl Sim {
             world.save(&folder)?;
         }
         let blocks = Blocks::open(folder.join("blocks"))?;
-        let maps = Maps::open(folder.join("maps"), &blocks, |id| world.snapshots.contains_key(id))?;
+        let maps = Maps::open(folder.join("maps"), &blocks, |id| {
+            world.snapshots.contains_key(id) || world.azure.resources.values().any(|it| it.unique == id)
+        })?;
         blocks.sweep()?;
-        for entry in std::fs::read_dir(folder.join("volumes"))? {
-            let path = entry?.path();
-            let id = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            if !world.volumes.contains_key(id) {
-                std::fs::remove_file(path)?;
-            }
-        }
+        sweep(&folder.join("volumes"), |id| world.volumes.contains_key(id))?;
+        sweep(&folder.join("azure"), |id| world.azure.resources.values().any(|it| it.unique == id))?;
         let sim = Self {
             calls: Log::open(&folder, "calls.jsonl")?,
             hits: Log::open(&folder, "hits.jsonl")?,
@@ -107,8 +105,24 @@ impl Sim {
         self.folder.join("volumes").join(id)
     }
 
+    /// The file of a managed disk.
+    pub(crate) fn azure_disk(&self, unique: &str) -> PathBuf {
+        self.folder.join("azure").join(unique)
+    }
+
     /// Ends all machines. They start again when the simulator does.
     pub fn shut_down(&self) {
         self.machines.stop_all();
     }
+}
+
+/// Deletes files that the world does not know: a crash between a file and its entry leaves such.
+fn sweep(folder: &Path, known: impl Fn(&str) -> bool) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if !known(path.file_name().and_then(|name| name.to_str()).unwrap_or_default()) {
+            std::fs::remove_file(path)?;
+        }
+    }
+    Ok(())
 }

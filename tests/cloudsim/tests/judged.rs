@@ -56,14 +56,34 @@ fn moto_answers_the_same_where_it_can_be_trusted() {
 }
 
 #[test]
-fn instances_boot_and_are_captured_while_they_write() {
+fn azure_is_what_its_own_sdk_expects() {
+    run("azure_facts.py", &[]);
+}
+
+/// The folder of the test guest, or why there is none.
+fn guest() -> Result<String, String> {
     if Command::new("qemu-system-x86_64").arg("--version").output().is_err() {
-        return skip("qemu-system-x86_64 is not installed");
+        return Err("qemu-system-x86_64 is not installed".to_owned());
     }
     let built = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("../guest/build.sh")).output().unwrap();
     if !built.status.success() {
-        return skip(&format!("no guest: {}", String::from_utf8_lossy(&built.stderr).trim()));
+        return Err(format!("no guest: {}", String::from_utf8_lossy(&built.stderr).trim()));
     }
-    let guest = String::from_utf8(built.stdout).unwrap();
-    run("boot.py", &[guest.trim()]);
+    Ok(String::from_utf8(built.stdout).unwrap().trim().to_owned())
+}
+
+#[test]
+fn instances_boot_and_are_captured_while_they_write() {
+    match guest() {
+        Ok(guest) => run("boot.py", &[&guest]),
+        Err(why) => skip(&why),
+    }
+}
+
+#[test]
+fn azure_machines_boot_and_are_captured_while_they_write() {
+    match guest() {
+        Ok(guest) => run("azure_boot.py", &[&guest]),
+        Err(why) => skip(&why),
+    }
 }

@@ -11,6 +11,7 @@ use super::xml::{Maybe, Xml, list, text};
 use crate::clock::{iso, later};
 use crate::error::{Answer, ApiError};
 use crate::hypervisor::hold;
+use crate::store::GIB;
 use crate::store::maps::Map;
 use crate::world::fixtures::{zone_id, zones};
 use crate::world::resource::{Attachment, Base, Mapping, Tags, Volume, Wish};
@@ -30,7 +31,7 @@ pub(crate) fn of(cx: &Cx<'_>, base: Base, mapping: &Mapping, zone: &str, availab
             loose.then_some(world.settings.weather.unwritten_pattern)
         });
     }
-    let made = crate::store::volume::create(&sim.volume(&base.id), mapping.gib, &map, &sim.blocks, pattern);
+    let made = crate::store::volume::create(&sim.volume(&base.id), mapping.gib * GIB, &map, &sim.blocks, pattern);
     map.values().for_each(|block| sim.blocks.release(&block.hash));
     made?;
     Ok(Volume {

@@ -1,4 +1,4 @@
-//! An instance as QEMU's arguments: the device model of the provider's newer hypervisor, as far as QEMU has it.
+//! An instance as QEMU's arguments: the device model of the provider's hypervisor, as far as QEMU has it.
 
 use std::path::{Path, PathBuf};
 
@@ -28,6 +28,14 @@ pub(crate) struct Machine {
     pub(crate) mac: String,
     /// Volume ids and files, the root first.
     pub(crate) disks: Vec<(String, PathBuf)>,
+    pub(crate) device: Device,
+}
+
+/// How disks are attached: NVMe as Nitro does it, SCSI as Hyper-V does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Device {
+    Nvme,
+    Scsi,
 }
 
 pub(super) fn program(architecture: &str) -> &'static str {
@@ -72,9 +80,17 @@ pub(super) fn arguments(machine: &Machine, folder: &Path) -> std::io::Result<Vec
     // nothing of the host or of other instances can be reached
     pair("-netdev", "user,id=net0,restrict=on".to_owned());
     pair("-device", format!("virtio-net-pci,netdev=net0,mac={}", machine.mac));
+    let driver = match machine.device {
+        Device::Nvme => "nvme",
+        Device::Scsi => "scsi-hd,bus=scsi.0",
+    };
+    if machine.device == Device::Scsi {
+        pair("-device", "virtio-scsi-pci,id=scsi".to_owned());
+    }
     for (index, (volume, file)) in machine.disks.iter().enumerate() {
         pair("-blockdev", backend(volume, file).to_string());
-        pair("-device", format!("nvme,id={volume}-dev,drive={volume},serial={},bootindex={index}", serial(volume)));
+        let names = format!("id={volume}-dev,drive={volume},serial={}", serial(volume));
+        pair("-device", format!("{driver},{names},bootindex={index}"));
     }
     for port in 0..HOT_PORTS {
         pair("-device", format!("pcie-root-port,id=hot{port},chassis={},slot={}", port + 1, port + 1));

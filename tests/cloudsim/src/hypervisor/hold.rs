@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{Machine, Running, command, locked};
+use super::{Device, Machine, Running, command, locked};
 use crate::clock::later;
 use crate::error::{Answer, ApiError};
 use crate::sim::Sim;
@@ -32,6 +32,7 @@ fn describe(sim: &Sim, world: &World, id: &str) -> Option<Machine> {
         memory_mib: memory.min(MEMORY_MIB),
         mac: instance.mac.clone(),
         disks: disks.into_iter().map(|(_, it)| (it.base.id.clone(), sim.volume(&it.base.id))).collect(),
+        device: Device::Nvme,
     })
 }
 
@@ -54,6 +55,7 @@ pub(crate) fn restart(sim: &Sim) {
             settle(sim, &id, Wish::Stopped, &format!("Server.InternalError: {}", why.message));
         }
     }
+    crate::azure::restart(sim);
 }
 
 fn settle(sim: &Sim, id: &str, wish: Wish, reason: &str) {
@@ -70,6 +72,7 @@ fn settle(sim: &Sim, id: &str, wish: Wish, reason: &str) {
 /// Notices guests that have shut themselves down, and forgets instances that ended long ago.
 pub(crate) fn reap(sim: &Sim) {
     for id in sim.machines.ended() {
+        crate::azure::noticed(sim, &id);
         let terminate = sim.with(|world| world.instances.get(&id).is_some_and(|it| it.terminate_on_shutdown));
         let reason = "Client.InstanceInitiatedShutdown: Instance initiated shutdown";
         settle(sim, &id, if terminate { Wish::Terminated } else { Wish::Stopped }, reason);

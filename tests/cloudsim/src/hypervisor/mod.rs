@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-pub(crate) use command::Machine;
+pub(crate) use command::{Device, Machine};
 use qmp::Qmp;
 
 /// Reads nothing and ends the machine when its standard input is closed, which the kernel does for a dead parent.

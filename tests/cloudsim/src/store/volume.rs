@@ -11,9 +11,9 @@ use super::maps::{Block, Map};
 use super::{BLOCK, GIB, PAGE, is_zero};
 
 /// Makes a volume's file. Ranges that the snapshot lacks are holes, or hold `pattern`.
-pub(crate) fn create(path: &Path, gib: u64, map: &Map, blocks: &Blocks, pattern: Option<u8>) -> std::io::Result<()> {
+pub(crate) fn create(path: &Path, size: u64, map: &Map, blocks: &Blocks, pattern: Option<u8>) -> std::io::Result<()> {
     let file = File::create(path)?;
-    file.set_len(gib * GIB)?;
+    file.set_len(size)?;
     for (index, block) in map {
         if block.hash != zero() {
             write_sparse(&file, u64::from(*index) * BLOCK as u64, &blocks.read(&block.hash)?)?;
@@ -22,7 +22,7 @@ pub(crate) fn create(path: &Path, gib: u64, map: &Map, blocks: &Blocks, pattern:
     if let Some(byte) = pattern {
         // a page of each block is enough for a reader who takes it for zeroes to find out
         let fill = [byte; PAGE];
-        for index in 0..(gib * GIB / BLOCK as u64) as u32 {
+        for index in 0..(size / BLOCK as u64) as u32 {
             if !map.contains_key(&index) {
                 file.write_all_at(&fill, u64::from(index) * BLOCK as u64)?;
             }
@@ -133,7 +133,7 @@ mod tests {
         assert_eq!(second[&1], Block { hash: zero(), writer: 2 });
         assert_eq!(second[&3], first[&3]);
         assert_eq!(second[&4].writer, 2);
-        create(&copy, 1, &second, &blocks, Some(0xa5)).unwrap();
+        create(&copy, GIB, &second, &blocks, Some(0xa5)).unwrap();
         let (made, wanted) = (std::fs::read(&copy).unwrap(), std::fs::read(&disk).unwrap());
         assert_eq!(made[BLOCK..2 * BLOCK], wanted[BLOCK..2 * BLOCK]);
         assert_eq!(made[3 * BLOCK..5 * BLOCK], wanted[3 * BLOCK..5 * BLOCK]);

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::auth::policy::Policy;
 use crate::auth::principal::{Account, Session};
+use crate::azure::state::Azure;
 use crate::clock::{Clock, later};
 use crate::faults::rule::Rule;
 use resource::{Attachment, Base, Fixture, Group, Image, Instance, Snapshot, Tags, Volume};
@@ -43,6 +44,8 @@ pub(crate) struct World {
     pub(crate) templates: BTreeMap<String, Fixture>,
     /// Images that were deregistered: what asks for one is told something else than for one that never was.
     pub(crate) gone: std::collections::BTreeSet<String>,
+    #[serde(default)]
+    pub(crate) azure: Azure,
     /// The next writer of blocks: two snapshots that share a block name the same writer.
     pub(crate) writers: u64,
     /// Counts addresses.

@@ -24,6 +24,8 @@ pub(crate) struct Weather {
     pub(crate) copy_seconds: f64,
     pub(crate) image_seconds: f64,
     pub(crate) volume_seconds: f64,
+    /// Long-running operations of Azure's Resource Manager.
+    pub(crate) arm_seconds: f64,
     pub(crate) instance_seconds: f64,
     /// Every listing that is paged has empty pages with a NextToken between the full ones.
     pub(crate) empty_pages: bool,
@@ -41,6 +43,7 @@ impl Default for Weather {
             copy_seconds: 300.0,
             image_seconds: 60.0,
             volume_seconds: 10.0,
+            arm_seconds: 15.0,
             instance_seconds: 20.0,
             empty_pages: true,
             unwritten_pattern: 0xa5,
@@ -59,6 +62,7 @@ impl Weather {
             copy_seconds: 0.0,
             image_seconds: 0.0,
             volume_seconds: 0.0,
+            arm_seconds: 0.0,
             instance_seconds: 0.0,
             empty_pages: false,
             ..Self::default()
@@ -92,6 +96,11 @@ pub(crate) struct Limits {
     pub(crate) pending_of_volume: usize,
     /// Requests of one account in flight; above it the answer is 503.
     pub(crate) parallel: usize,
+    /// Requests for one page blob, and how many at once; above it the answer is 503.
+    pub(crate) blob_requests: (f64, f64),
+    pub(crate) blob_parallel: usize,
+    /// Above so many page ranges in one answer the provider times out. 0: never.
+    pub(crate) ranges_in_time: usize,
 }
 
 impl Default for Limits {
@@ -110,6 +119,9 @@ impl Default for Limits {
             snapshot_copies: 20,
             pending_of_volume: 5,
             parallel: 256,
+            blob_requests: (500.0, 500.0),
+            blob_parallel: 64,
+            ranges_in_time: 0,
         }
     }
 }

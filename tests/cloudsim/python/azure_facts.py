@@ -1,0 +1,163 @@
+"""The Azure half, driven by Microsoft's own Python SDKs: disks, snapshots, long-running operations, and page blobs behind a
+SAS. What the models of the SDK do not know is a finding."""
+
+import json
+import random
+import sys
+import time
+import urllib.error
+import urllib.request
+
+from azure.core.exceptions import HttpResponseError
+
+from azure_client import MIB, blob, compute, opened, refused, snapshot, token, upload
+from world import Sim
+
+
+def write(sim, client, disk, parts):
+    """What a running server would do to its disk: a new disk of the snapshot, written through an upload is not the same
+    family, so the simulator's own file is changed."""
+    unique = client.disks.get("prod", disk).properties.unique_id
+    with open(f"{sim.data}/azure/{unique}", "r+b") as file:
+        for start, data in parts.items():
+            file.seek(start)
+            file.write(data)
+
+
+def disks(sim, client):
+    """Upload, snapshot, read, compare: written and cleared ranges in one order."""
+    data = random.Random(1).randbytes(MIB)
+    disk = upload(client, "web", 64 * MIB, {0: data, 40 * MIB: data[:65536]})
+    assert disk.properties.disk_state == "Unattached" and disk.properties.disk_size_bytes == 64 * MIB
+    refused(409, "OperationNotAllowed", client.disks.begin_grant_access, "prod", "web", {"access": "Write", "durationInSeconds": 60})
+    first = snapshot(client, "one", disk.id)
+    write(sim, client, "web", {4096: b"\0" * 8192, 12288: b"\1" * 4096, 16384: b"\0" * 4096, 50 * MIB: b"\2" * 512})
+    second = snapshot(client, "two", disk.id.upper())
+    family = second.properties.incremental_snapshot_family_id
+    assert family == first.properties.incremental_snapshot_family_id
+    one, two = blob(opened(client, "one")), blob(opened(client, "two"))
+    assert client.snapshots.get("prod", "one").properties.disk_state == "ActiveSAS"
+    pages, cleared = two.get_page_ranges()
+    assert pages[-1] == {"start": 64 * MIB, "end": 64 * MIB + 511} and cleared == [], pages
+    whole = two.download_blob(offset=64 * MIB, length=512).readall()
+    assert whole == two.download_blob(offset=64 * MIB).readall() and whole[:8] == b"conectix"
+    pages, cleared = two.get_page_range_diff_for_managed_disk(one.url)
+    assert pages == [{"start": 12288, "end": 16383}, {"start": 50 * MIB, "end": 50 * MIB + 4095}], pages
+    assert cleared == [{"start": 4096, "end": 12287}, {"start": 16384, "end": 20479}], cleared
+    # in the order of their places, which the SDK's lists lose
+    request = urllib.request.Request(f"{two.url}&comp=pagelist", headers={"x-ms-previous-snapshot-url": one.url})
+    text = urllib.request.urlopen(request).read().decode()
+    order = [part[:1] for part in text.replace("<PageRange>", "|P").replace("<ClearRange>", "|C").split("|")[1:]]
+    assert order == ["C", "P", "C", "P"], text
+    for start, length in ((0, 65536), (50 * MIB - 512, 1024)):
+        old, new = one.download_blob(offset=start, length=length).readall(), two.download_blob(offset=start, length=length).readall()
+        assert len(old) == len(new) == length and old != new
+    refused(400, "InvalidHeaderValue", two.get_page_range_diff_for_managed_disk, "http://x/y?z")
+    sim.settings(limits={"ranges_in_time": 2})
+    refused(500, "OperationTimedOut", two.get_page_range_diff_for_managed_disk, one.url)
+    assert len(two.get_page_range_diff_for_managed_disk(one.url, offset=0, length=16384)[0]) == 1
+    sim.settings(limits={"ranges_in_time": 0})
+    refused(409, "OperationNotAllowed", client.snapshots.begin_delete, "prod", "one")
+    refused(409, "OperationNotAllowed", client.snapshots.begin_grant_access, "prod", "one", {"access": "Read", "durationInSeconds": 60})
+    client.snapshots.begin_revoke_access("prod", "one").result()
+    refused(403, "AuthenticationFailed", one.download_blob, offset=0, length=512)
+    client.snapshots.begin_delete("prod", "one").result()
+    client.snapshots.begin_delete("prod", "one").result()
+    refused(404, "ResourceNotFound", client.snapshots.get, "prod", "one")
+    refused(409, "PropertyChangeNotAllowed", client.snapshots.begin_create_or_update, "prod", "two", {
+        "location": "westeurope", "properties": {"creationData": {"createOption": "Copy", "sourceResourceId": first.id}, "incremental": True}})
+
+
+def relay(sim, client):
+    """CopyStart to another region takes its time; a disk of the copy has the bytes."""
+    disk = upload(client, "db", 32 * MIB, {0: b"\3" * 4096})
+    snapshot(client, "local", disk.id)
+    local = client.snapshots.get("prod", "local").id
+    sim.settings(weather={"copy_seconds": 300})
+    refused(400, "InvalidParameter", client.snapshots.begin_create_or_update, "dr", "away", {
+        "location": "northeurope", "properties": {"creationData": {"createOption": "Copy", "sourceResourceId": local}, "incremental": True}})
+    away = snapshot(client, "away", local, group="dr", location="northeurope", option="CopyStart")
+    assert away.properties.completion_percent < 100
+    refused(409, "OperationNotAllowed", client.snapshots.begin_grant_access, "dr", "away", {"access": "Read", "durationInSeconds": 60})
+    sim.advance(301)
+    assert client.snapshots.get("dr", "away").properties.completion_percent == 100
+    made = client.disks.begin_create_or_update("dr", "restored", {
+        "location": "northeurope", "properties": {"creationData": {"createOption": "Copy", "sourceResourceId": away.id}}}).result()
+    assert made.properties.hyper_v_generation == "V2" and made.properties.disk_size_bytes == 32 * MIB
+    sas = client.disks.begin_grant_access("dr", "restored", {"access": "Read", "durationInSeconds": 60}).result().access_sas
+    assert blob(sas).download_blob(offset=0, length=8192).readall() == b"\3" * 4096 + b"\0" * 4096
+    sim.advance(61)
+    refused(403, "AuthenticationFailed", blob(sas).download_blob, offset=0, length=512)
+
+
+def limits(sim, client):
+    """What is refused: wrong uploads, wrong pages, too many open, what is kept, wrong tokens."""
+    create = lambda size: client.disks.begin_create_or_update("prod", "odd", {
+        "location": "westeurope", "properties": {"creationData": {"createOption": "Upload", "uploadSizeBytes": size}}})
+    for size in (MIB + 512, 64 * MIB, 64 * MIB + 100):
+        refused(400, "InvalidParameter", create, size)
+    try:
+        upload(client, "broken", 20 * MIB, {}, foot=b"\0" * 512)
+        raise AssertionError("a VHD without a footer was taken")
+    except HttpResponseError as why:
+        assert "no footer" in str(why), why
+    disk = upload(client, "kept", 20 * MIB, {})
+    create(20 * MIB + 512).result()
+    page = blob(client.disks.begin_grant_access("prod", "odd", {"access": "Write", "durationInSeconds": 60}).result().access_sas)
+    refused(413, "RequestBodyTooLarge", page.upload_page, b"\1" * (4 * MIB + 512), offset=0, length=4 * MIB + 512)
+    page.upload_page(b"\1" * 4 * MIB, offset=0, length=4 * MIB)
+    page.clear_page(offset=0, length=4 * MIB)
+    for number in range(7):
+        snapshot(client, f"s{number}", disk.id)
+    [opened(client, f"s{number}") for number in range(5)]
+    refused(409, "OperationNotAllowed", client.snapshots.begin_grant_access, "prod", "s5", {"access": "Read", "durationInSeconds": 60})
+    sim.settings(weather={"empty_pages": True})
+    assert len(list(client.snapshots.list_by_resource_group("prod"))) == 7 and len(list(client.snapshots.list())) == 7
+    refused(404, "ResourceGroupNotFound", client.disks.get, "nobody", "x")
+    refused(401, "InvalidAuthenticationToken", compute(sim, "made up").disks.get, "prod", "x")
+    for changes in ({"client_secret": "wrong"}, {"client_id": "wrong"}, {"scope": "wrong"}):
+        try:
+            token(sim, **changes)
+            raise AssertionError(f"a token for {changes}")
+        except urllib.error.HTTPError:
+            pass
+    sim.advance(3600)
+    refused(401, "ExpiredAuthenticationToken", client.disks.get, "prod", "kept")
+
+
+def slow(sim, client):
+    """202 with two addresses: InProgress and Retry-After until the clock has moved on."""
+    sim.settings(weather={"arm_seconds": 15})
+    poller = client.disks.begin_create_or_update("prod", "empty", {
+        "location": "westeurope", "properties": {"creationData": {"createOption": "Empty"}, "diskSizeGB": 1}}, polling=False)
+    assert client.disks.get("prod", "empty").properties.provisioning_state == "Updating"
+    call = next(it for it in reversed(sim.control("GET", "calls")) if it["operation"] == "Disks_CreateOrUpdate")
+    assert call["status"] == 202 and poller is not None
+    sim.control("POST", "clock", {"speed": 30})
+    began = time.monotonic()
+    client.disks.begin_delete("prod", "empty").result()
+    polls = [it for it in sim.control("GET", "calls") if it["operation"] == "Operations_Get"]
+    assert polls and time.monotonic() - began < 60
+    sim.rule("Disks_Get", "status", status=429, retry_after=3, times=1)
+    refused(429, "TooManyRequests", client.disks.get, "prod", "empty")
+
+
+FACTS = [disks, relay, limits, slow]
+
+
+def main():
+    failed = []
+    for fact in FACTS:
+        if len(sys.argv) > 1 and fact.__name__ not in sys.argv[1:]:
+            continue
+        with Sim("--calm", "--no-qemu") as sim:
+            try:
+                fact(sim, compute(sim))
+                print(f"ok   {fact.__name__:8} {fact.__doc__}", flush=True)
+            except (AssertionError, HttpResponseError) as why:
+                failed.append(fact.__name__)
+                print(f"FAIL {fact.__name__}: {why}", flush=True)
+    sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
+
+
+main()
