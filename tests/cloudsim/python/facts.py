@@ -363,6 +363,12 @@ def rights(sim):
     sim.control("DELETE", f"policies?{principal}")
     open_snapshot(ebs, Tags=[{"Key": "a", "Value": "b"}])
     needs = sim.control("GET", "calls")[-1]["needs"]
+    # a session's policy is its role's
+    role = sim.accounts[sim.other]["roles"][0]
+    sim.control("PUT", f"policies?principal={role}", mine)
+    session = sim.client("sts").assume_role(RoleArn=role, RoleSessionName="x1")["Credentials"]
+    sim.client("ec2", credentials=session).describe_tags()
+    refused("AccessDeniedException", sim.client("ebs", credentials=session).start_snapshot, VolumeSize=1)
     assert {it["action"] for it in needs} == {"ebs:StartSnapshot", "ec2:CreateTags"}, needs
 
 

@@ -107,16 +107,21 @@ pub(crate) fn sts(action: &str, params: &Params) -> Vec<Need> {
     vec![(format!("sts:{action}"), resource)]
 }
 
+/// Whose policy counts: a session's is its role's.
+fn principal(arn: &str) -> String {
+    let session = arn.strip_prefix("arn:aws:sts::").and_then(|rest| rest.split_once(":assumed-role/"));
+    match session.and_then(|(account, rest)| Some((account, rest.split_once('/')?.0))) {
+        Some((account, role)) => format!("arn:aws:iam::{account}:role/{role}"),
+        None => arn.to_owned(),
+    }
+}
+
 /// Refuses a call that a policy does not permit.
 pub(crate) fn permit(world: &World, caller: &Caller, needs: &[Need]) -> Answer<()> {
-    // an assumed role is known by its role
-    let own = world
-        .policies
-        .iter()
-        .find(|(principal, _)| **principal == caller.arn || caller.arn.starts_with(&format!("{principal}/")));
+    let own = world.policies.get(&principal(&caller.arn));
     let general = world.policies.get("*");
     for (action, resource) in needs {
-        if allows(own.map(|(_, policy)| policy), general, action, resource) {
+        if allows(own, general, action, resource) {
             continue;
         }
         let message = format!(
