@@ -1,19 +1,19 @@
 //! The vault's format is what its page says: a reader in another language, written from that page, restores a disk.
 
+#[path = "../../crates/vault/tests/common/mod.rs"]
+mod common;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use disk::LEAF;
-use model::{
-    Arch, Consistency, DiskName, Firmware, MachineSpec, ManualClock, PointDisk, PointId, RestorePoint, ServerName,
-};
+use model::PointDisk;
 use vault::bucket::DirBucket;
-use vault::{Identity, Options, Recipient, Vault};
+use vault::{Identity, Recipient, Vault};
 
-const AGE_SECRET: &str = "AGE-SECRET-KEY-1GQ9778VQXMMJVE8SK7J6VT8UJ4HDQAJUVSFCWCM02D8GEWQ72PVQ2Y5J33";
-const AGE_PUBLIC: &str = "age1t7rxyev2z3rw82stdlrrepyc39nvn86l5078zqkf5uasdy86jp6svpy7pa";
+use common::{AGE_PUBLIC, AGE_SECRET, id, name, options, point, server};
 const PASSPHRASE: &str = "correct horse battery staple";
 
 fn reader() -> PathBuf {
@@ -55,40 +55,15 @@ fn bytes() -> Vec<u8> {
     data
 }
 
-async fn write(vault: &Vault, id: &str, parent: Option<&str>, ranges: &[(usize, &[u8])], size: u64) {
-    let (id, server, name) =
-        (PointId::new(id).unwrap(), ServerName::new("web-1").unwrap(), DiskName::new("vda").unwrap());
-    let parent = parent.map(|parent| PointId::new(parent).unwrap());
-    let writer = vault.begin(&id, &server, parent.as_ref()).await.unwrap();
-    let mut disk = writer.disk(&name, size, parent.is_some()).await.unwrap();
+async fn write(vault: &Vault, to: &str, parent: Option<&str>, ranges: &[(usize, &[u8])], size: u64) {
+    let (to, parent) = (id(to), parent.map(id));
+    let writer = vault.begin(&to, &server(), parent.as_ref()).await.unwrap();
+    let mut disk = writer.disk(&name(), size, parent.is_some()).await.unwrap();
     for (offset, data) in ranges {
         disk.write(*offset as u64, Bytes::copy_from_slice(data)).await.unwrap();
     }
     let root = disk.finish().await.unwrap().root;
-    let machine = MachineSpec {
-        arch: Arch::X86_64,
-        firmware: Firmware::Bios,
-        memory: 1 << 30,
-        vcpus: 1,
-        chipset: None,
-        flavor: None,
-        disks: Vec::new(),
-        nics: Vec::new(),
-        agent: false,
-        tags: Default::default(),
-    };
-    let point = RestorePoint {
-        id,
-        server,
-        site: None,
-        policy: None,
-        taken_at: "2026-11-22T03:00:00Z".parse().unwrap(),
-        consistency: Consistency::Crash,
-        machine,
-        disks: vec![PointDisk { name, size, root }],
-        program: "tests".to_owned(),
-    };
-    writer.seal(&point).await.unwrap();
+    writer.seal(&point(&to, vec![PointDisk { name: name(), size, root }])).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -102,10 +77,9 @@ async fn a_stranger_restores_a_disk_from_the_page_alone() {
     };
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    let clock = Arc::new(ManualClock::new("2026-11-22T03:00:00Z".parse().unwrap()));
     let bucket = Arc::new(DirBucket::create(at("vault")).unwrap());
     let recipients = [Recipient::AgePublic(AGE_PUBLIC.to_owned()), Recipient::Passphrase(PASSPHRASE.to_owned().into())];
-    let vault = Vault::create(bucket.clone(), &recipients, Options::new(clock.clone())).await.unwrap();
+    let vault = Vault::create(bucket.clone(), &recipients, options()).await.unwrap();
     let full = bytes();
     let mut next = full.clone();
     let leaf = LEAF as usize;
@@ -113,7 +87,7 @@ async fn a_stranger_restores_a_disk_from_the_page_alone() {
     write(&vault, "p1", None, &[(0, &full)], full.len() as u64).await;
     write(&vault, "p2", Some("p1"), &[(3 * leaf, &next[3 * leaf..4 * leaf])], full.len() as u64).await;
     // what the reader gets is also what this program opens
-    Vault::open(bucket, &[Identity::Passphrase(PASSPHRASE.to_owned().into())], Options::new(clock)).await.unwrap();
+    Vault::open(bucket, &[Identity::Passphrase(PASSPHRASE.to_owned().into())], options()).await.unwrap();
 
     std::fs::write(at("age.key"), AGE_SECRET).unwrap();
     std::fs::write(at("passphrase"), PASSPHRASE).unwrap();

@@ -4,6 +4,7 @@
 
 pub mod file;
 mod over;
+mod pool;
 mod progress;
 mod root;
 mod transfer;
@@ -12,6 +13,7 @@ mod zero;
 
 pub use file::{Format, OpenOptions, create_file, detect, open_file, open_file_with};
 pub use over::over;
+pub use pool::Buffer;
 pub use progress::{Progress, Silent};
 pub use root::{LEAF, LEAVES_PER_PAGE, Leaf, PAGE, PageHash, RootBuilder, leaf, page_hash, root_of_pages, zero_leaf};
 pub use transfer::{TransferOptions, transfer};

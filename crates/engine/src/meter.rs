@@ -41,6 +41,13 @@ impl<'a> Meter<'a> {
         self.delivered.load(Ordering::Relaxed)
     }
 
+    /// Takes what a provider says of work that it does itself: so much of so much.
+    pub(crate) fn stand(&self, done: u64, total: u64) {
+        self.done.store(done, Ordering::Relaxed);
+        self.total.store(total, Ordering::Relaxed);
+        self.maybe();
+    }
+
     /// Tells the final numbers.
     pub(crate) fn close(&self) {
         self.total.store(self.done.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -83,13 +90,5 @@ impl disk::Progress for Meter<'_> {
 
     fn delivered(&self, bytes: u64) {
         self.delivered.fetch_add(bytes, Ordering::Relaxed);
-    }
-}
-
-impl vault::Progress for Meter<'_> {
-    fn bytes(&self, done: u64, total: u64) {
-        self.done.store(done, Ordering::Relaxed);
-        self.total.store(total, Ordering::Relaxed);
-        self.maybe();
     }
 }

@@ -8,6 +8,9 @@
 //! One line of figures on stdout. `LEVEL`, `THREADS`, `CHECK` (every n-th frame) choose the options.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
+#[path = "../tests/common/mod.rs"]
+mod common;
+
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,16 +18,11 @@ use std::time::Instant;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use disk::{DiskRead, DiskWrite, LEAF, TransferOptions, Written, transfer};
-use model::{
-    Arch, Consistency, DiskName, Extent, ExtentList, Firmware, MachineSpec, ManualClock, PointDisk, PointId,
-    RestorePoint, Result, ServerName,
-};
-use secrecy::SecretString;
+use model::{Extent, ExtentList, PointDisk, Result};
 use vault::bucket::DirBucket;
-use vault::{Identity, Options, Quiet, Recipient, Vault, VerifyScope};
+use vault::{Options, Recipient, Vault, VerifyScope};
 
-const SECRET: &str = "AGE-SECRET-KEY-1GQ9778VQXMMJVE8SK7J6VT8UJ4HDQAJUVSFCWCM02D8GEWQ72PVQ2Y5J33";
-const PUBLIC: &str = "age1t7rxyev2z3rw82stdlrrepyc39nvn86l5078zqkf5uasdy86jp6svpy7pa";
+use common::{AGE_PUBLIC, clock, id, identity, name, point, server};
 
 /// A raw file: holes by `SEEK_DATA`, and the leaves that differ from an older file if there is one.
 struct Raw {
@@ -129,7 +127,7 @@ impl DiskWrite for Out {
 
 fn options() -> Options {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<i64>().ok());
-    let mut options = Options::new(Arc::new(ManualClock::new("2026-11-22T00:00:00Z".parse().unwrap())));
+    let mut options = Options::new(clock());
     options.level = number("LEVEL").unwrap_or(3) as i32;
     options.threads = number("THREADS").unwrap_or(0) as usize;
     options.check_every = number("CHECK").map_or(options.check_every, |every| every as u32);
@@ -149,45 +147,19 @@ fn cpu() -> f64 {
 }
 
 async fn backup(vault: &Vault, raw: Raw, args: &[String]) -> (u64, u64) {
-    let (name, server) = (DiskName::new("vda").unwrap(), ServerName::new("bench").unwrap());
-    let point = PointId::new(args[0].as_str()).unwrap();
-    let parent = args.get(2).map(|parent| PointId::new(parent.as_str()).unwrap());
-    let writer = vault.begin(&point, &server, parent.as_ref()).await.unwrap();
-    let disk = writer.disk(&name, raw.size, raw.is_incremental()).await.unwrap();
+    let (to, parent) = (id(&args[0]), args.get(2).map(|parent| id(parent)));
+    let writer = vault.begin(&to, &server(), parent.as_ref()).await.unwrap();
+    let disk = writer.disk(&name(), raw.size, raw.is_incremental()).await.unwrap();
     let mut written = transfer(&raw, vec![disk], &TransferOptions::default(), &disk::Silent).await.unwrap();
     let written = written.pop().unwrap().unwrap();
-    let machine = MachineSpec {
-        arch: Arch::X86_64,
-        firmware: Firmware::Bios,
-        memory: 1 << 30,
-        vcpus: 1,
-        chipset: None,
-        flavor: None,
-        disks: Vec::new(),
-        nics: Vec::new(),
-        agent: false,
-        tags: Default::default(),
-    };
-    let sealed = writer
-        .seal(&RestorePoint {
-            id: point,
-            server,
-            site: None,
-            policy: None,
-            taken_at: "2026-11-22T00:00:00Z".parse().unwrap(),
-            consistency: Consistency::Crash,
-            machine,
-            disks: vec![PointDisk { name, size: raw.size, root: written.root }],
-            program: "bench".to_owned(),
-        })
-        .await
-        .unwrap();
+    let disks = vec![PointDisk { name: name(), size: raw.size, root: written.root }];
+    let sealed = writer.seal(&point(&to, disks)).await.unwrap();
     (written.received, sealed.stored_bytes)
 }
 
 async fn restore(vault: &Vault, args: &[String]) -> (u64, u64) {
-    let (name, point) = (DiskName::new("vda").unwrap(), PointId::new(args[0].as_str()).unwrap());
-    let reader = vault.open_disk(&point, &name).await.unwrap();
+    let point = id(&args[0]);
+    let reader = vault.open_disk(&point, &name()).await.unwrap();
     let file = std::fs::File::create(&args[1]).unwrap();
     file.set_len(reader.size()).unwrap();
     let out = Out { file, size: reader.size(), root: disk::RootBuilder::new(reader.size()) };
@@ -202,10 +174,9 @@ async fn restore(vault: &Vault, args: &[String]) -> (u64, u64) {
 async fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let bucket = Arc::new(DirBucket::create(&args[0]).unwrap());
-    let identity = Identity::AgeSecret(SecretString::from(SECRET));
-    let vault = match Vault::open(bucket.clone(), &[identity], options()).await {
+    let vault = match Vault::open(bucket.clone(), &[identity()], options()).await {
         Ok(vault) => vault,
-        Err(_) => Vault::create(bucket, &[Recipient::AgePublic(PUBLIC.to_owned())], options()).await.unwrap(),
+        Err(_) => Vault::create(bucket, &[Recipient::AgePublic(AGE_PUBLIC.to_owned())], options()).await.unwrap(),
     };
     // the change map comes from the hypervisor in real life: making it is not part of the figures
     let raw = (args[1] == "backup").then(|| Raw::open(&args[3], args.get(5).map(String::as_str)));
@@ -214,7 +185,7 @@ async fn main() {
         (Some(raw), _) => backup(&vault, raw, &args[2..]).await,
         (None, "restore") => restore(&vault, &args[2..]).await,
         _ => {
-            let report = vault.verify(&VerifyScope::All, &Quiet).await.unwrap();
+            let report = vault.verify(&VerifyScope::All, &disk::Silent).await.unwrap();
             assert!(report.is_clean(), "{report:?}");
             (report.bytes, 0)
         }

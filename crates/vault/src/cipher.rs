@@ -29,6 +29,14 @@ impl Cipher {
         Ok(())
     }
 
+    /// Decrypts into `plain`, which is as long as what was sealed; `false` if a single bit is not as it was. `plain` is
+    /// then worth nothing.
+    pub fn open_into(&self, counter: u32, aad: &[u8], sealed: &[u8], plain: &mut [u8]) -> bool {
+        let Some((bytes, tag)) = sealed.split_last_chunk::<TAG>() else { return false };
+        bytes.len() == plain.len()
+            && self.0.open_separate_gather(nonce(counter), Aad::from(aad), bytes, tag, plain).is_ok()
+    }
+
     /// Decrypts where it is and returns the plain part; `None` if a single bit is not as it was sealed.
     pub fn open<'a>(&self, counter: u32, aad: &[u8], sealed: &'a mut [u8]) -> Option<&'a mut [u8]> {
         self.0.open_in_place(nonce(counter), Aad::from(aad), sealed).ok()

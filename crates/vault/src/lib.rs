@@ -26,7 +26,7 @@ mod writer;
 pub use collect::CollectReport;
 pub use keys::{Identity, Recipient, RecipientInfo};
 pub use layout::PackId;
-pub use options::{Options, Progress, Quiet};
+pub use options::Options;
 pub use vault::Vault;
 pub use verify::{DamagedPack, VerifyReport, VerifyScope};
 pub use writer::{PointWriter, Sealed};

@@ -45,6 +45,12 @@ impl<K: Hash + Eq + Clone, V: Clone> Lru<K, V> {
         }
     }
 
+    /// Forgets all keys but those that `keep` names.
+    pub fn retain(&mut self, keep: impl Fn(&K) -> bool) {
+        let gone: Vec<K> = self.entries.keys().filter(|key| !keep(key)).cloned().collect();
+        gone.iter().for_each(|key| self.remove(key));
+    }
+
     /// Forgets a key.
     pub fn remove(&mut self, key: &K) {
         if let Some((_, cost, tick)) = self.entries.remove(key) {

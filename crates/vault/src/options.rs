@@ -1,8 +1,11 @@
-//! What a caller may choose, and how long work tells of its progress.
+//! What a caller may choose.
 
 use std::sync::Arc;
 
 use model::Clock;
+
+/// Of zstd, if nobody chose another.
+pub(crate) const DEFAULT_LEVEL: i32 = 3;
 
 /// How a vault is used by this process. Nothing here changes the format: any reader reads what any options wrote.
 #[derive(Clone)]
@@ -21,7 +24,7 @@ pub struct Options {
 impl Options {
     /// The usual choice: level 3, all cores, one frame of eight checked.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { level: 3, threads: 0, check_every: 8, clock }
+        Self { level: DEFAULT_LEVEL, threads: 0, check_every: 8, clock }
     }
 
     /// Threads to start.
@@ -37,18 +40,4 @@ impl std::fmt::Debug for Options {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Options").field("level", &self.level).field("threads", &self.threads).finish_non_exhaustive()
     }
-}
-
-/// Hears how far long work is.
-pub trait Progress: Send + Sync {
-    /// `done` of `total` bytes are done; `total` may grow while the work finds out what there is.
-    fn bytes(&self, done: u64, total: u64);
-}
-
-/// Hears nothing.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Quiet;
-
-impl Progress for Quiet {
-    fn bytes(&self, _done: u64, _total: u64) {}
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use disk::DiskRead;
+use disk::{DiskRead, Progress};
 use model::{DiskName, Error, Kind, PointId, RestorePoint, Result, ServerName, crash};
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +13,7 @@ use crate::keys::{
 };
 use crate::layout::{KEYS, VAULT};
 use crate::manifest::{Manifest, ManifestRef};
-use crate::options::{Options, Progress};
+use crate::options::Options;
 use crate::reader::{ChangedDisk, Handle, VaultDisk};
 use crate::shared::{Shared, lock};
 use crate::verify::{self, VerifyReport, VerifyScope};

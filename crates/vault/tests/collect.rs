@@ -7,10 +7,11 @@ mod common;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::disk::Silent;
 use common::*;
 use model::Kind;
 use vault::bucket::{Bucket, DirBucket, Fault, MemoryBucket, Operation, Put};
-use vault::{Quiet, Vault, VerifyScope};
+use vault::{Vault, VerifyScope};
 
 const SIZE: usize = 3 << 20;
 
@@ -24,7 +25,7 @@ async fn collect(vault: &Vault) -> vault::CollectReport {
 
 async fn is_whole(vault: &Vault, point: &str, data: &[u8]) {
     assert!(read(vault, point).await.unwrap() == data, "{point} reads back otherwise");
-    let report = vault.verify(&VerifyScope::Point(id(point)), &Quiet).await.unwrap();
+    let report = vault.verify(&VerifyScope::Point(id(point)), &Silent).await.unwrap();
     assert!(report.is_clean(), "{report:?}");
 }
 

@@ -6,11 +6,12 @@ mod common;
 
 use std::sync::Arc;
 
+use ::disk::Silent;
 use bytes::Bytes;
 use common::*;
 use model::{Kind, Result};
 use vault::bucket::{Bucket, MemoryBucket, Put};
-use vault::{PackId, Quiet, Vault, VerifyScope};
+use vault::{PackId, Vault, VerifyScope};
 
 const MIB: usize = 1 << 20;
 
@@ -20,7 +21,7 @@ async fn use_everything(bucket: Arc<MemoryBucket>, data: &[u8]) -> Result<Verdic
     vault.recipients().await?;
     let points = vault.points().await?;
     let got = read(&vault, "p1").await;
-    let report = vault.verify(&VerifyScope::All, &Quiet).await?;
+    let report = vault.verify(&VerifyScope::All, &Silent).await?;
     Ok(Verdict { points: points.len(), bytes: got.map(|got| got == data), clean: report.is_clean() })
 }
 
@@ -136,12 +137,12 @@ async fn damage_is_named_marked_stored_again_and_healed() {
     assert_eq!(error.kind(), Kind::Damaged);
     assert!(error.to_string().contains(&pack) && error.to_string().contains("frame"), "{error}");
 
-    let report = vault.verify(&VerifyScope::All, &Quiet).await.unwrap();
+    let report = vault.verify(&VerifyScope::All, &Silent).await.unwrap();
     assert_eq!(report.damaged.len(), 1);
     assert_eq!((report.damaged[0].pack.as_str(), report.damaged[0].frames.len()), (pack.as_str(), 1));
     assert_eq!(report.affected.keys().collect::<Vec<_>>(), ["p1"]);
     assert_eq!(bucket.keys().iter().filter(|key| key.starts_with("damaged/")).count(), 1);
-    vault.verify(&VerifyScope::All, &Quiet).await.unwrap();
+    vault.verify(&VerifyScope::All, &Silent).await.unwrap();
     assert_eq!(bucket.keys().iter().filter(|key| key.starts_with("damaged/")).count(), 1, "one mark says it once");
 
     // the next run over the same bytes stores the lost frame again, and only that
@@ -150,7 +151,7 @@ async fn damage_is_named_marked_stored_again_and_healed() {
     assert!(read(&vault, "p2").await.unwrap() == data);
     let fresh = open(bucket).await;
     assert!(read(&fresh, "p1").await.unwrap() == data, "the older point is healed by the newer one's blocks");
-    let report = fresh.verify(&VerifyScope::All, &Quiet).await.unwrap();
+    let report = fresh.verify(&VerifyScope::All, &Silent).await.unwrap();
     assert!(report.affected.is_empty(), "no point is lost any more: {report:?}");
 }
 
@@ -162,7 +163,7 @@ async fn a_lost_pack_is_found_without_reading_and_stored_again() {
     let key = bucket.keys().into_iter().find(|key| key.starts_with("packs/")).unwrap();
     bucket.lose(&key);
     let vault = open(bucket).await;
-    let report = vault.verify(&VerifyScope::Sample(0.0), &Quiet).await.unwrap();
+    let report = vault.verify(&VerifyScope::Sample(0.0), &Silent).await.unwrap();
     assert_eq!((report.damaged.len(), report.affected.len(), report.bytes), (1, 1, 0));
     write(&vault, "p2", Some("p1"), &data, None).await.unwrap();
     assert!(read(&vault, "p2").await.unwrap() == data);
@@ -176,17 +177,17 @@ async fn scopes_read_what_they_say() {
     let mut new = old.clone();
     new[MIB..MIB + 4096].fill(3);
     write(&vault, "p2", Some("p1"), &new, Some(&old)).await.unwrap();
-    let all = vault.verify(&VerifyScope::All, &Quiet).await.unwrap();
+    let all = vault.verify(&VerifyScope::All, &Silent).await.unwrap();
     assert!(all.is_clean() && all.packs.len() == 2 && all.points.len() == 2);
-    let added = vault.verify(&VerifyScope::Added(id("p2")), &Quiet).await.unwrap();
+    let added = vault.verify(&VerifyScope::Added(id("p2")), &Silent).await.unwrap();
     assert!(added.is_clean() && added.packs.len() == 1 && added.bytes < 100_000, "{added:?}");
-    let point = vault.verify(&VerifyScope::Point(id("p2")), &Quiet).await.unwrap();
+    let point = vault.verify(&VerifyScope::Point(id("p2")), &Silent).await.unwrap();
     assert!(point.is_clean() && point.packs.len() == 2 && point.points == [id("p2")]);
     let fresh = all.packs.iter().cloned().collect();
-    assert_eq!(vault.verify(&VerifyScope::NotVerifiedFor(fresh), &Quiet).await.unwrap().bytes, 0);
-    let missing = vault.verify(&VerifyScope::Point(id("p9")), &Quiet).await.unwrap_err();
+    assert_eq!(vault.verify(&VerifyScope::NotVerifiedFor(fresh), &Silent).await.unwrap().bytes, 0);
+    let missing = vault.verify(&VerifyScope::Point(id("p9")), &Silent).await.unwrap_err();
     assert_eq!(missing.kind(), Kind::NotFound);
     // objects that are not ours are passed over
     bucket.put("packs/README", Bytes::from_static(b"hello"), Put::CreateOnly).await.unwrap();
-    assert!(vault.verify(&VerifyScope::All, &Quiet).await.unwrap().is_clean());
+    assert!(vault.verify(&VerifyScope::All, &Silent).await.unwrap().is_clean());
 }

@@ -6,8 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use model::{Error, ExtentList, Kind, Result};
 
-use super::pool::Buffer;
-use crate::{DiskRead, PlainRange};
+use crate::{Buffer, DiskRead, PlainRange};
 
 /// Extents on one page, about.
 pub(super) const PAGE_OF_EXTENTS: usize = 2048;

@@ -4,7 +4,6 @@
 //! bytes belong to its guest, which can make them look like any format it likes.
 
 mod blocking;
-mod pool;
 mod qcow2;
 mod ranged;
 mod raw;

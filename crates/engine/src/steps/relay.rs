@@ -154,7 +154,7 @@ impl Engine {
                     meter.close();
                     return Ok((moved, proof));
                 }
-                CopyState::Running { done, total } => vault::Progress::bytes(&meter, done, total.unwrap_or(0)),
+                CopyState::Running { done, total } => meter.stand(done, total.unwrap_or(0)),
             }
             if !self.may_wait(since) {
                 let limit = self.settings.relay_limit.as_secs();

@@ -46,9 +46,8 @@ impl IndexedPack {
     /// The same from a stored pack's trailer.
     pub async fn load(shared: &Arc<Shared>, pack: PackId) -> Result<Self> {
         let (info, ids) = (shared.pack(pack).await?, shared.ids(pack).await?);
-        let bounds = info.table.first_id.windows(2).zip(0_u32..);
-        let frames =
-            bounds.map(|(pair, frame)| (frame, ids.get(pair[0] as usize..pair[1] as usize).unwrap_or_default()));
+        let numbers = 0..info.table.frames.len() as u32;
+        let frames = numbers.map(|frame| (frame, info.ids_of(frame, &ids).unwrap_or_default()));
         Ok(Self::new(pack, frames, 0))
     }
 

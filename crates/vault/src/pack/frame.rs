@@ -1,8 +1,10 @@
 //! One frame: up to 1 MiB of blocks, or one page of a disk's map; compressed if it gains, then sealed.
 
+use bytes::Bytes;
+use disk::Buffer;
 use model::{Error, Kind, Result};
 
-use super::FRAME;
+use super::{FRAME, FrameAt};
 use crate::PackId;
 use crate::cipher::{Cipher, TAG};
 use crate::keys::{VaultId, broken};
@@ -85,14 +87,13 @@ pub(crate) fn encode(
     scratch: &mut Scratch,
 ) -> Result<bool> {
     out.clear();
+    out.reserve(plain.len() + TAG);
     let mut zipped = false;
     if probe(plain) {
-        out.resize(plain.len(), 0);
-        // a result that would not be shorter than the plain bytes does not fit, and is not wanted
-        if let Ok(len) = scratch.compressor.compress_to_buffer(plain, &mut out[..])
+        // a result that does not fit into about as many bytes is not wanted
+        if let Ok(len) = scratch.compressor.compress_to_buffer(plain, out)
             && len < plain.len() - plain.len() / 64
         {
-            out.truncate(len);
             zipped = true;
             if making.check {
                 compare(plain, out, scratch)?;
@@ -127,9 +128,9 @@ fn probe(plain: &[u8]) -> bool {
 
 /// Decompresses and compares: a compressor's bug must not become a loss.
 fn compare(plain: &[u8], zipped: &[u8], scratch: &mut Scratch) -> Result<()> {
-    scratch.buffer.resize(FRAME.max(plain.len()), 0);
-    match scratch.decompressor.decompress_to_buffer(zipped, &mut scratch.buffer[..plain.len()]) {
-        Ok(len) if len == plain.len() && scratch.buffer[..len] == *plain => Ok(()),
+    let again = room(&mut scratch.buffer, plain.len());
+    match scratch.decompressor.decompress_to_buffer(zipped, &mut *again) {
+        Ok(len) if again.get(..len) == Some(plain) => Ok(()),
         _ => Err(broken("a compressed frame does not decompress to what it was made of")),
     }
 }
@@ -137,43 +138,45 @@ fn compare(plain: &[u8], zipped: &[u8], scratch: &mut Scratch) -> Result<()> {
 /// Opens a frame as it lies in a pack. Not one byte is returned of a frame whose seal does not fit.
 pub(crate) fn decode(
     vault: VaultId,
-    pack: PackId,
-    number: u32,
+    at: FrameAt,
     entry: &FrameEntry,
     cipher: &Cipher,
     stored: &[u8],
     scratch: &mut Scratch,
-) -> Result<Vec<u8>> {
+) -> Result<Bytes> {
     let wrong = |why: &'static str| {
-        Error::new(Kind::Damaged, format!("cannot read frame {number} of pack {pack}")).because(why)
+        Error::new(Kind::Damaged, format!("cannot read frame {} of pack {}", at.frame, at.pack)).because(why)
     };
     let raw = entry.raw as usize;
-    if stored.len() != entry.stored as usize || raw > FRAME {
+    let sealed = stored.len().checked_sub(TAG).filter(|len| stored.len() == entry.stored as usize && *len <= FRAME);
+    let (Some(sealed), true) = (sealed, raw <= FRAME) else {
         return Err(wrong("it has another length than the pack's table tells"));
-    }
-    let aad = aad(vault, pack, number, entry.kind, entry.zipped, entry.raw);
+    };
+    let aad = aad(vault, at.pack, at.frame, entry.kind, entry.zipped, entry.raw);
+    let mut plain = Buffer::take(raw);
     if !entry.zipped {
-        let mut plain = stored.to_vec();
-        let len = cipher.open(number, &aad, &mut plain).ok_or_else(|| wrong("its seal is broken"))?.len();
-        if len != raw {
+        if sealed != raw {
             return Err(wrong("it has another length than the pack's table tells"));
         }
-        plain.truncate(len);
-        return Ok(plain);
+        return match cipher.open_into(at.frame, &aad, stored, plain.as_mut()) {
+            true => Ok(plain.freeze()),
+            false => Err(wrong("its seal is broken")),
+        };
     }
-    let mut sealed = std::mem::take(&mut scratch.buffer);
-    sealed.clear();
-    sealed.extend_from_slice(stored);
-    let result = match cipher.open(number, &aad, &mut sealed) {
-        None => Err(wrong("its seal is broken")),
-        Some(zipped) => {
-            let mut plain = vec![0; raw];
-            match scratch.decompressor.decompress_to_buffer(zipped, &mut plain[..]) {
-                Ok(len) if len == raw => Ok(plain),
-                _ => Err(wrong("it does not decompress")),
-            }
-        }
-    };
-    scratch.buffer = sealed;
-    result
+    let zipped = room(&mut scratch.buffer, sealed);
+    if !cipher.open_into(at.frame, &aad, stored, zipped) {
+        return Err(wrong("its seal is broken"));
+    }
+    match scratch.decompressor.decompress_to_buffer(&*zipped, plain.as_mut()) {
+        Ok(len) if len == raw => Ok(plain.freeze()),
+        _ => Err(wrong("it does not decompress")),
+    }
+}
+
+/// The first `len` bytes of a buffer that only ever grows.
+fn room(buffer: &mut Vec<u8>, len: usize) -> &mut [u8] {
+    if buffer.len() < len {
+        buffer.resize(len, 0);
+    }
+    &mut buffer[..len]
 }

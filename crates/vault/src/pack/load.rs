@@ -1,7 +1,7 @@
 //! Reading packs: tables, block ids and frames, each fetched once for all who wait, and cached within bounds.
 
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::Future;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
@@ -54,6 +54,13 @@ impl PackInfo {
         entry
             .ok_or_else(|| damaged(format!("cannot read frame {number} of pack {}", self.pack), "it has no such frame"))
     }
+
+    /// The ids of a frame's blocks, of the ids of all blocks of the pack.
+    pub fn ids_of<'a>(&self, number: u32, ids: &'a [BlockId]) -> Option<&'a [BlockId]> {
+        let first = &self.table.first_id;
+        let (from, to) = (first.get(number as usize)?, first.get(number as usize + 1)?);
+        ids.get(*from as usize..*to as usize)
+    }
 }
 
 type Cell<T> = Arc<OnceCell<Arc<T>>>;
@@ -87,10 +94,11 @@ impl PackCache {
         lock(&self.sizes).get(&pack).copied()
     }
 
-    /// Forgets what was cached of a pack.
-    pub fn forget(&self, pack: PackId) {
-        lock(&self.tables).remove(&pack);
-        lock(&self.ids).remove(&pack);
+    /// Forgets what was cached of these packs: what is asked for next is read from the bucket.
+    pub fn forget(&self, packs: &BTreeSet<PackId>) {
+        lock(&self.tables).retain(|pack| !packs.contains(pack));
+        lock(&self.ids).retain(|pack| !packs.contains(pack));
+        lock(&self.frames).retain(|at| !packs.contains(&at.pack));
     }
 }
 
@@ -137,7 +145,7 @@ impl Shared {
     }
 
     /// A range of an object whose size is known: a store that cannot give it holds a cut object.
-    async fn get_part(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
+    pub async fn get_part(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
         let len = range.end - range.start;
         match self.bucket.get(key, Some(range)).await {
             Ok(bytes) if bytes.len() as u64 == len => Ok(bytes),
@@ -238,10 +246,9 @@ impl Shared {
             let from = (u64::from(entry.offset) - start) as usize;
             let stored = body.await?.slice(from..from + entry.stored as usize);
             let vault = this.keys.vault;
-            let job = this
-                .workers
-                .submit(move |scratch| frame::decode(vault, at.pack, at.frame, &entry, &info.cipher, &stored, scratch));
-            job.wait().await.and_then(|plain| plain.map(Bytes::from)).map_err(Arc::new)
+            let job =
+                this.workers.submit(move |scratch| frame::decode(vault, at, &entry, &info.cipher, &stored, scratch));
+            job.wait().await.flatten().map_err(Arc::new)
         }
     }
 

@@ -27,11 +27,7 @@ impl Shared {
     async fn find_elsewhere(self: &Arc<Self>, at: FrameAt) -> Result<Option<Bytes>> {
         let (info, ids) = (self.pack(at.pack).await?, self.ids(at.pack).await?);
         info.entry(at.frame)?;
-        let first = &info.table.first_id;
-        let (Some(from), Some(to)) = (first.get(at.frame as usize), first.get(at.frame as usize + 1)) else {
-            return Ok(None);
-        };
-        let Some(ids) = ids.get(*from as usize..*to as usize) else { return Ok(None) };
+        let Some(ids) = info.ids_of(at.frame, &ids) else { return Ok(None) };
         if ids.is_empty() {
             return Ok(None);
         }
@@ -64,9 +60,7 @@ impl Shared {
         let (info, ids) = (self.pack(hint.pack).await?, self.ids(hint.pack).await?);
         for frame in hint.frame.saturating_sub(NEIGHBOURS)..=hint.frame + NEIGHBOURS {
             let at = FrameAt { frame, ..hint };
-            let bounds = (info.table.first_id.get(frame as usize), info.table.first_id.get(frame as usize + 1));
-            let (Some(from), Some(to)) = bounds else { continue };
-            let Some(there) = ids.get(*from as usize..*to as usize) else { continue };
+            let Some(there) = info.ids_of(frame, &ids) else { continue };
             let missing = |(slot, id): (usize, &BlockId)| {
                 found
                     .get(slot)

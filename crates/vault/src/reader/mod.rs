@@ -9,8 +9,8 @@ mod heal;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
-use disk::{DiskRead, LEAF, PAGE, zero_leaf};
+use bytes::Bytes;
+use disk::{Buffer, DiskRead, LEAF, PAGE, zero_leaf};
 use futures::future::try_join_all;
 use model::{DiskName, Error, Extent, ExtentList, Kind, Result};
 use tokio::sync::OnceCell;
@@ -125,7 +125,7 @@ impl VaultDisk {
         });
     }
 
-    async fn fill(&self, offset: u64, len: usize, runs: &[(u64, Run)], got: &[(FrameAt, Bytes)]) -> Result<Bytes> {
+    fn fill(&self, offset: u64, len: usize, runs: &[(u64, Run)], got: &[(FrameAt, Bytes)]) -> Result<Bytes> {
         let end = offset + len as u64;
         let part = |(start, run): &(u64, Run)| -> Result<(u64, u64, Bytes)> {
             let frame = got.binary_search_by_key(&run.at.at, |(at, _)| *at).ok().and_then(|index| got.get(index));
@@ -146,12 +146,22 @@ impl VaultDisk {
         {
             return Ok(bytes);
         }
-        let mut out = BytesMut::zeroed(len);
+        let mut out = Buffer::take(len);
+        let (bytes, mut filled) = (out.as_mut(), 0);
         for run in runs {
-            let (first, last, bytes) = part(run)?;
-            out[(first - offset) as usize..(last - offset) as usize].copy_from_slice(&bytes);
+            let (first, last, found) = part(run)?;
+            let (first, last) = ((first - offset) as usize, (last - offset) as usize);
+            bytes[filled..first].fill(0);
+            bytes[first..last].copy_from_slice(&found);
+            filled = last;
         }
+        bytes[filled..].fill(0);
         Ok(out.freeze())
+    }
+
+    /// The frames that hold `offset..end`, each once, ascending.
+    pub async fn frames(&self, offset: u64, end: u64) -> Result<Vec<FrameAt>> {
+        Ok(frames(&self.runs(offset, end).await?))
     }
 }
 
@@ -230,7 +240,7 @@ impl VaultDisk {
             Ok::<_, Error>((*at, frame))
         });
         let got = try_join_all(waits).await?;
-        self.fill(offset, len, &runs, &got).await
+        self.fill(offset, len, &runs, &got)
     }
 
     /// See [`DiskRead`].

@@ -1,5 +1,6 @@
 //! Scrubbing: packs are read back and checked, points are checked against what their packs hold, damage is marked.
 
+mod bytes;
 pub(crate) mod marks;
 mod points;
 mod scan;
@@ -7,22 +8,17 @@ mod scan;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use disk::PageHash;
-use futures::{StreamExt, TryStreamExt, stream};
-use model::{Kind, PointId, Result};
+use disk::{PageHash, Progress};
+use model::{Error, Kind, PointId, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::PackId;
 use crate::layout::PACKS;
 use crate::manifest::ManifestRef;
-use crate::options::Progress;
 use crate::pack::FrameAt;
 use crate::shared::Shared;
 use marks::{Mark, write_mark};
-use scan::{Scanned, scan};
-
-/// Packs that are read at a time: one arrives while another is checked.
-const IN_FLIGHT: usize = 2;
+use scan::{Fine, FrameSet};
 
 /// Which packs are read back.
 #[derive(Debug, Clone)]
@@ -75,8 +71,7 @@ impl VerifyReport {
 }
 
 /// What was found so far.
-#[derive(Default)]
-struct Findings {
+struct Findings<'a> {
     report: VerifyReport,
     /// Packs that are gone, and why.
     packs: BTreeMap<PackId, String>,
@@ -84,38 +79,61 @@ struct Findings {
     frames: BTreeMap<FrameAt, String>,
     /// Pages that read back.
     pages: HashMap<FrameAt, PageHash>,
-    /// Packs that were read.
-    scanned: BTreeSet<PackId>,
+    progress: &'a dyn Progress,
 }
 
-impl Findings {
-    fn add(&mut self, pack: PackId, scanned: Scanned) {
-        self.scanned.insert(pack);
-        self.report.bytes += scanned.bytes;
-        self.pages.extend(scanned.pages.into_iter().map(|(frame, hash)| (FrameAt { pack, frame }, hash)));
-        match scanned.whole {
-            Some(why) => {
-                self.report.damaged.push(DamagedPack { pack: pack.to_string(), frames: Vec::new(), why: why.clone() });
-                self.packs.insert(pack, why);
-            }
-            None if scanned.frames.is_empty() => self.report.packs.push(pack.to_string()),
-            None => {
-                let why = scanned.frames.values().next().cloned().unwrap_or_default();
-                let frames = scanned.frames.keys().copied().collect();
-                self.report.damaged.push(DamagedPack { pack: pack.to_string(), frames, why });
-                self.frames.extend(scanned.frames.into_iter().map(|(frame, why)| (FrameAt { pack, frame }, why)));
-            }
+impl Findings<'_> {
+    fn lost(&mut self, pack: PackId, why: String) {
+        self.packs.insert(pack, why);
+    }
+
+    fn fine(&mut self, at: FrameAt, fine: &Fine) {
+        let stored = u64::from(fine.stored);
+        self.report.bytes += stored;
+        self.progress.read(stored);
+        self.progress.looked(stored);
+        if let Some(hash) = fine.page {
+            self.pages.insert(at, hash);
         }
+    }
+
+    /// What became of a frame. Damage is a finding, other trouble an error.
+    fn frame(&mut self, at: FrameAt, result: Result<Fine>) -> Result<()> {
+        match result {
+            Ok(fine) => self.fine(at, &fine),
+            Err(error) if is_damage(&error) => drop(self.frames.insert(at, error.chain())),
+            Err(error) => return Err(error),
+        }
+        Ok(())
     }
 
     fn affect(&mut self, point: &PointId, why: impl Into<String>) {
         self.report.affected.entry(point.to_string()).or_insert_with(|| why.into());
     }
+
+    /// Puts down which packs are whole and which have damage.
+    fn judge(&mut self, chosen: &BTreeSet<PackId>) {
+        let mut broken: BTreeMap<PackId, (Vec<u32>, &String)> =
+            self.packs.iter().map(|(pack, why)| (*pack, (Vec::new(), why))).collect();
+        for (at, why) in self.frames.iter().filter(|(at, _)| !self.packs.contains_key(&at.pack)) {
+            broken.entry(at.pack).or_insert_with(|| (Vec::new(), why)).0.push(at.frame);
+        }
+        let whole = chosen.iter().filter(|pack| !broken.contains_key(pack));
+        self.report.packs = whole.map(PackId::to_string).collect();
+        let damaged = broken.into_iter().map(|(pack, (frames, why))| (pack.to_string(), frames, why.clone()));
+        self.report.damaged = damaged.map(|(pack, frames, why)| DamagedPack { pack, frames, why }).collect();
+    }
+}
+
+/// Whether an error tells of damage: bytes that are not as they were stored, or are gone.
+fn is_damage(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Damaged | Kind::NotFound)
 }
 
 /// Runs a scrub.
 pub(crate) async fn run(shared: &Arc<Shared>, scope: &VerifyScope, progress: &dyn Progress) -> Result<VerifyReport> {
-    let mut findings = Findings::default();
+    let (report, packs, frames, pages) = Default::default();
+    let mut findings = Findings { report, packs, frames, pages, progress };
     let manifests = shared.manifest_keys().await?;
     let sizes = needed(shared, &manifests, &mut findings).await?;
     let listed: BTreeMap<PackId, u64> = shared
@@ -128,43 +146,60 @@ pub(crate) async fn run(shared: &Arc<Shared>, scope: &VerifyScope, progress: &dy
     let all: BTreeSet<PackId> = listed.keys().chain(sizes.keys()).copied().collect();
     let one =
         |id: &PointId| manifests.get(id).cloned().ok_or_else(|| crate::keys::no_point(id, &shared.bucket.describe()));
-    let chosen: BTreeSet<PackId> = match scope {
-        VerifyScope::All => all,
-        VerifyScope::Sample(percent) => all.into_iter().filter(|_| rand::random::<f64>() * 100.0 < *percent).collect(),
-        VerifyScope::NotVerifiedFor(fresh) => {
-            all.into_iter().filter(|pack| !fresh.contains(&pack.to_string())).collect()
+    let (mut chosen, mut named) = (all, None);
+    match scope {
+        VerifyScope::All => {}
+        VerifyScope::Sample(percent) => chosen.retain(|_| rand::random::<f64>() * 100.0 < *percent),
+        VerifyScope::NotVerifiedFor(fresh) => chosen.retain(|pack| !fresh.contains(&pack.to_string())),
+        VerifyScope::Point(id) | VerifyScope::Added(id) => {
+            let at = one(id)?;
+            chosen = points::scope(shared, &at, scope).await?;
+            named = Some(at);
         }
-        VerifyScope::Point(id) | VerifyScope::Added(id) => points::scope(shared, &one(id)?, scope).await?,
+    }
+    let chosen = Arc::new(chosen);
+    // what was read before this scrub tells nothing of the bucket as it is now
+    shared.packs.forget(&chosen);
+    shared.packs.note_sizes(listed.iter().filter_map(|(pack, size)| Some((*pack, u32::try_from(*size).ok()?))));
+    progress.expect(chosen.iter().filter_map(|pack| listed.get(pack)).sum());
+    let (seen, bytes) = match &named {
+        Some(at) => named_bytes(shared, at, scope, &chosen, &mut findings).await?,
+        None => (FrameSet::default(), Ok(())),
     };
     // packs that a point needs and that are gone are found without reading
-    let total: u64 = chosen.iter().filter_map(|pack| listed.get(pack)).sum();
-    progress.bytes(0, total);
-    // owned ids: a future that borrows them is not `Send` enough for callers behind `dyn`
-    let wanted: Vec<(PackId, Option<u32>)> = chosen.iter().map(|pack| (*pack, sizes.get(pack).copied())).collect();
-    let scans = wanted
-        .into_iter()
-        .map(|(pack, size)| async move { Ok::<_, model::Error>((pack, scan(shared, pack, size).await?)) });
-    let mut scans = stream::iter(scans).buffer_unordered(IN_FLIGHT);
-    while let Some((pack, scanned)) = scans.try_next().await? {
-        findings.add(pack, scanned);
-        progress.bytes(findings.report.bytes, total);
-    }
-    drop(scans);
-    for pack in sizes.keys().filter(|pack| !listed.contains_key(pack)) {
-        if !findings.packs.contains_key(pack) {
-            findings.add(*pack, Scanned { whole: Some("it is missing".to_owned()), ..Scanned::default() });
-        }
-    }
+    let gone = sizes.keys().filter(|pack| !listed.contains_key(pack));
+    let wanted: BTreeSet<PackId> = chosen.iter().chain(gone).copied().collect();
+    let wanted = wanted.into_iter().map(|pack| (pack, sizes.get(&pack).copied(), listed.get(&pack).copied())).collect();
+    scan::scan(shared, wanted, Arc::new(seen), &mut findings).await?;
+    findings.judge(&chosen);
     mark(shared, &findings).await?;
-    points::check(shared, &manifests, scope, &mut findings).await?;
+    points::check(shared, &manifests, scope, bytes, &mut findings).await?;
     Ok(findings.report)
+}
+
+/// Checks the bytes of the point that the scope names. Damage is for the point's verdict, after the scan has found it.
+async fn named_bytes(
+    shared: &Arc<Shared>,
+    at: &ManifestRef,
+    scope: &VerifyScope,
+    chosen: &Arc<BTreeSet<PackId>>,
+    findings: &mut Findings<'_>,
+) -> Result<(FrameSet, Result<()>)> {
+    let checked = match shared.manifest(&at.key).await {
+        Ok(manifest) => bytes::check(shared, &manifest, scope, chosen.clone(), findings).await,
+        Err(error) => (FrameSet::default(), Err(error)),
+    };
+    match checked {
+        (_, Err(error)) if !is_damage(&error) => Err(error),
+        checked => Ok(checked),
+    }
 }
 
 /// The packs that any point needs, with their sizes. A manifest that cannot be read is a finding.
 async fn needed(
     shared: &Arc<Shared>,
     manifests: &BTreeMap<PointId, ManifestRef>,
-    findings: &mut Findings,
+    findings: &mut Findings<'_>,
 ) -> Result<BTreeMap<PackId, u32>> {
     let mut sizes = BTreeMap::new();
     for (point, at) in manifests {
@@ -180,7 +215,7 @@ async fn needed(
 }
 
 /// Marks what is newly found, so that nothing new rests on it.
-async fn mark(shared: &Arc<Shared>, findings: &Findings) -> Result<()> {
+async fn mark(shared: &Arc<Shared>, findings: &Findings<'_>) -> Result<()> {
     if findings.report.damaged.is_empty() {
         return Ok(());
     }
@@ -188,7 +223,7 @@ async fn mark(shared: &Arc<Shared>, findings: &Findings) -> Result<()> {
     let known = shared.index.excluded();
     for pack in findings.packs.keys().filter(|pack| !known.packs.contains(pack)) {
         write_mark(shared, *pack, &Mark { whole: true, frames: Vec::new() }).await?;
-        shared.packs.forget(*pack);
+        shared.packs.forget(&BTreeSet::from([*pack]));
     }
     let mut frames: BTreeMap<PackId, Vec<u32>> = BTreeMap::new();
     for at in findings.frames.keys().filter(|at| known.allows(**at)) {

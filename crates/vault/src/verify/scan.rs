@@ -1,106 +1,174 @@
-//! Reads one pack back, whole: seals, lengths, and every block's id.
+//! Reads packs back: seals, lengths, and every block's id. Frame by frame, so that it takes as little memory as it takes
+//! time to begin, and what another check has just read need not be read again.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use disk::PageHash;
-use model::{Kind, Result};
+use futures::future::join_all;
+use futures::{StreamExt, TryStreamExt, stream};
+use model::{Error, Result};
 
+use super::{Findings, is_damage};
 use crate::PackId;
-use crate::cipher::Cipher;
+use crate::keys::damaged;
 use crate::map::Page;
-use crate::pack::frame::{FrameEntry, FrameKind, decode};
-use crate::pack::trailer::{FOOTER, Footer, Table, open_ids};
-use crate::pack::{BLOCK, BlockId, HEADER, block_id};
+use crate::pack::frame::FrameKind;
+use crate::pack::load::FrameFuture;
+use crate::pack::{BLOCK, FrameAt, HEADER, block_id};
 use crate::shared::Shared;
 
-/// What a pack turned out to be.
+/// Packs that are opened at a time.
+const OPENING: usize = 4;
+/// Bytes of frames, before compression, that are read as one piece of work.
+const WINDOW: u64 = 4 << 20;
+/// Pieces of work at a time.
+const WINDOWS: usize = 4;
+
+/// Frames, a bit for each.
 #[derive(Debug, Default)]
-pub(crate) struct Scanned {
-    /// Bytes that were read.
-    pub bytes: u64,
-    /// The pack is missing, cut, or its trailer does not read back.
-    pub whole: Option<String>,
-    /// Frames that do not read back.
-    pub frames: BTreeMap<u32, String>,
-    /// The pages in it.
-    pub pages: BTreeMap<u32, PageHash>,
-}
+pub(super) struct FrameSet(HashMap<PackId, Vec<u64>>);
 
-impl Scanned {
-    fn lost(bytes: u64, why: impl Into<String>) -> Self {
-        Self { bytes, whole: Some(why.into()), ..Self::default() }
+impl FrameSet {
+    /// Whether the frame is in it.
+    pub fn contains(&self, at: FrameAt) -> bool {
+        let word = self.0.get(&at.pack).and_then(|words| words.get(at.frame as usize / 64));
+        word.is_some_and(|word| word >> (at.frame % 64) & 1 == 1)
     }
-}
 
-/// Scans a pack that should have `size` bytes, if that is known. Damage is a finding; other trouble is an error.
-pub(crate) async fn scan(shared: &Arc<Shared>, pack: PackId, size: Option<u32>) -> Result<Scanned> {
-    let body = match shared.bucket.get(&pack.key(), None).await {
-        Ok(body) => body,
-        Err(error) if error.kind() == Kind::NotFound => return Ok(Scanned::lost(0, "it is missing")),
-        Err(error) => return Err(error),
-    };
-    let bytes = body.len() as u64;
-    if size.is_some_and(|size| u64::from(size) != bytes) {
-        return Ok(Scanned::lost(bytes, "it has another length than its manifest tells"));
+    /// Puts a frame in; false if it was there.
+    pub fn insert(&mut self, at: FrameAt) -> bool {
+        let words = self.0.entry(at.pack).or_default();
+        let index = at.frame as usize / 64;
+        if words.len() <= index {
+            words.resize(index + 1, 0);
+        }
+        let Some(word) = words.get_mut(index) else { return false };
+        let before = *word;
+        *word |= 1 << (at.frame % 64);
+        before != *word
     }
-    let (table, ids, cipher) = match trailer(shared, pack, &body) {
-        Ok(opened) => opened,
-        Err(error) if error.kind() == Kind::Damaged => return Ok(Scanned::lost(bytes, error.chain())),
-        Err(error) => return Err(error),
-    };
-    let (ids, cipher) = (Arc::new(ids), Arc::new(cipher));
-    let mut jobs = Vec::with_capacity(table.frames.len());
-    for ((number, entry), first) in (0_u32..).zip(table.frames.iter().copied()).zip(table.first_id.iter().copied()) {
-        let (shared_, cipher, ids, body) = (shared.clone(), cipher.clone(), ids.clone(), body.clone());
-        jobs.push(shared.workers.submit(move |scratch| {
-            let stored = body.get(entry.offset as usize..(entry.offset + entry.stored) as usize).unwrap_or_default();
-            let plain = decode(shared_.keys.vault, pack, number, &entry, &cipher, stored, scratch)?;
-            let ids = ids.get(first as usize..first as usize + usize::from(entry.blocks)).unwrap_or_default();
-            check(&shared_, &entry, &plain, ids, pack, number)
-        }));
-    }
-    let mut scanned = Scanned { bytes, ..Scanned::default() };
-    for (number, job) in (0_u32..).zip(jobs) {
-        match job.wait().await? {
-            Ok(Some(hash)) => drop(scanned.pages.insert(number, hash)),
-            Ok(None) => {}
-            Err(error) if error.kind() == Kind::Damaged => drop(scanned.frames.insert(number, error.chain())),
-            Err(error) => return Err(error),
+
+    /// Takes a frame out.
+    pub fn remove(&mut self, at: FrameAt) {
+        if let Some(word) = self.0.get_mut(&at.pack).and_then(|words| words.get_mut(at.frame as usize / 64)) {
+            *word &= !(1 << (at.frame % 64));
         }
     }
-    Ok(scanned)
 }
 
-fn trailer(shared: &Shared, pack: PackId, body: &Bytes) -> Result<(Table, Vec<BlockId>, Cipher)> {
-    let wrong = |why| crate::keys::damaged(format!("cannot read pack {pack}"), why);
-    let size = body.len() as u64;
-    if body.len() < FOOTER + HEADER.len() || !body.starts_with(HEADER) {
-        return Err(wrong("it does not begin as a pack does"));
+/// A frame that is as it must be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Fine {
+    /// Its bytes in the bucket.
+    pub stored: u32,
+    /// Its hash, if it is a page.
+    pub page: Option<PageHash>,
+}
+
+/// Some frames of a pack whose trailer has read back; or a pack that is lost, and why.
+enum Work {
+    Window(Vec<FrameAt>),
+    Lost(PackId, String),
+}
+
+/// Scans packs, each with the size that it should have, if that is known; `listed` is what the bucket says. Frames in
+/// `seen` are known to be fine. Damage is a finding; other trouble is an error.
+pub(super) async fn scan(
+    shared: &Arc<Shared>,
+    packs: Vec<(PackId, Option<u32>, Option<u64>)>,
+    seen: Arc<FrameSet>,
+    findings: &mut Findings<'_>,
+) -> Result<()> {
+    let opened = packs.into_iter().map(|(pack, size, listed)| {
+        let (shared, seen) = (shared.clone(), seen.clone());
+        async move {
+            match open(&shared, pack, size, listed, &seen).await {
+                Err(error) if is_damage(&error) => Ok(vec![Work::Lost(pack, error.chain())]),
+                other => other,
+            }
+        }
+    });
+    let work =
+        stream::iter(opened).buffered(OPENING).map_ok(|work| stream::iter(work.into_iter().map(Ok))).try_flatten();
+    let done = work.map_ok(|work| {
+        let shared = shared.clone();
+        async move {
+            Ok::<_, Error>(match work {
+                Work::Window(frames) => (None, check_frames(&shared, &frames).await),
+                Work::Lost(pack, why) => (Some((pack, why)), Vec::new()),
+            })
+        }
+    });
+    let mut done = std::pin::pin!(done.try_buffer_unordered(WINDOWS));
+    while let Some((lost, frames)) = done.try_next().await? {
+        if let Some((pack, why)) = lost {
+            findings.lost(pack, why);
+        }
+        for (at, result) in frames {
+            findings.frame(at, result)?;
+        }
     }
-    let footer = Footer::read(pack, size, &body[body.len() - FOOTER..])?;
-    let cipher = Cipher::new(&shared.keys.pack(pack))?;
-    let vault = shared.keys.vault;
-    let part = |start: u64, len: u32| body.get(start as usize..start as usize + len as usize).unwrap_or_default();
-    let table = Table::open(vault, pack, size, &footer, &cipher, part(footer.table_start(size), footer.table))?;
-    let ids = open_ids(vault, pack, &footer, &cipher, part(footer.ids_start(size), footer.ids))?;
-    Ok((table, ids, cipher))
+    Ok(())
 }
 
-fn check(
-    shared: &Shared,
-    entry: &FrameEntry,
-    plain: &[u8],
-    ids: &[BlockId],
+/// Reads what surrounds a pack's frames, and cuts these into windows.
+async fn open(
+    shared: &Arc<Shared>,
     pack: PackId,
-    number: u32,
-) -> Result<Option<PageHash>> {
-    let what = || format!("cannot rely on frame {number} of pack {pack}");
-    if entry.kind == FrameKind::Page {
-        return Ok(Some(Page::decode(plain, None, &what())?.hash()));
+    size: Option<u32>,
+    listed: Option<u64>,
+    seen: &FrameSet,
+) -> Result<Vec<Work>> {
+    let lost = |why: &str| Ok(vec![Work::Lost(pack, why.to_owned())]);
+    let Some(listed) = listed else { return lost("it is missing") };
+    if size.is_some_and(|size| u64::from(size) != listed) {
+        return lost("it has another length than its manifest tells");
     }
-    let fits = plain.len() == ids.len() * BLOCK
-        && plain.chunks(BLOCK).zip(ids).all(|(block, id)| block_id(shared.keys.block(), block) == *id);
-    if fits { Ok(None) } else { Err(crate::keys::damaged(what(), "a block does not fit its id")) }
+    let head = shared.get_part(&pack.key(), 0..HEADER.len() as u64).await?;
+    if head != HEADER.as_slice() {
+        return lost("it does not begin as a pack does");
+    }
+    let info = shared.pack(pack).await?;
+    shared.ids(pack).await?;
+    let mut frames: Vec<(u32, u32, u32)> = (0..).zip(&info.table.frames).map(|(n, e)| (e.offset, n, e.raw)).collect();
+    frames.retain(|(_, frame, _)| !seen.contains(FrameAt { pack, frame: *frame }));
+    frames.sort_unstable();
+    let (mut windows, mut window, mut bytes) = (Vec::new(), Vec::new(), 0);
+    for (_, frame, raw) in frames {
+        window.push(FrameAt { pack, frame });
+        bytes += u64::from(raw);
+        if bytes >= WINDOW {
+            windows.push(Work::Window(std::mem::take(&mut window)));
+            bytes = 0;
+        }
+    }
+    windows.push(Work::Window(window));
+    Ok(windows)
+}
+
+/// Reads frames back and checks them.
+pub(super) async fn check_frames(shared: &Arc<Shared>, frames: &[FrameAt]) -> Vec<(FrameAt, Result<Fine>)> {
+    let asked = shared.request(frames).await;
+    let checks =
+        frames.iter().zip(asked).map(|(at, frame)| async move { (*at, check_frame(shared, *at, frame).await) });
+    join_all(checks).await
+}
+
+async fn check_frame(shared: &Arc<Shared>, at: FrameAt, frame: Result<FrameFuture>) -> Result<Fine> {
+    let plain = shared.await_frame(at, frame?).await?;
+    let (info, ids) = (shared.pack(at.pack).await?, shared.ids(at.pack).await?);
+    let entry = *info.entry(at.frame)?;
+    let owner = shared.clone();
+    let job = shared.workers.submit(move |_| {
+        let what = || format!("cannot rely on frame {} of pack {}", at.frame, at.pack);
+        if entry.kind == FrameKind::Page {
+            return Ok(Some(Page::decode(&plain, None, &what())?.hash()));
+        }
+        let ids = info.ids_of(at.frame, &ids).unwrap_or_default();
+        let fits = plain.len() == ids.len() * BLOCK
+            && plain.chunks(BLOCK).zip(ids).all(|(block, id)| block_id(owner.keys.block(), block) == *id);
+        if fits { Ok(None) } else { Err(damaged(what(), "a block does not fit its id")) }
+    });
+    Ok(Fine { stored: entry.stored, page: job.wait().await?? })
 }

@@ -64,9 +64,7 @@ impl Matcher {
         };
         for number in range {
             let at = FrameAt { frame: number, ..at };
-            let bounds = (info.table.first_id.get(number as usize), info.table.first_id.get(number as usize + 1));
-            let (Some(from), Some(to)) = bounds else { continue };
-            let Some(ids) = ids.get(*from as usize..*to as usize) else { continue };
+            let Some(ids) = info.ids_of(number, &ids) else { continue };
             if self.excluded.allows(at) && self.active.insert(at) {
                 self.hold(at, ids);
             }

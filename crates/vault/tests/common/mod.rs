@@ -1,4 +1,4 @@
-//! What the vault's tests share: a vault in memory, disks of known bytes, points.
+//! What the vault's tests, its bench and the test of the format's page share: a vault in memory, disks of known bytes, points.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
 use std::sync::Arc;
@@ -9,7 +9,6 @@ use model::{
     Arch, Clock, Consistency, DiskBus, DiskName, DiskSpec, Firmware, MachineSpec, ManualClock, PointDisk, PointId,
     RestorePoint, Result, ServerName,
 };
-use secrecy::SecretString;
 use vault::bucket::{Bucket, MemoryBucket};
 use vault::{Identity, Options, Recipient, Sealed, Vault};
 
@@ -26,7 +25,7 @@ pub fn options() -> Options {
 }
 
 pub fn identity() -> Identity {
-    Identity::AgeSecret(SecretString::from(AGE_SECRET))
+    Identity::AgeSecret(AGE_SECRET.into())
 }
 
 pub async fn create(bucket: Arc<dyn Bucket>) -> Vault {

@@ -1,4 +1,4 @@
-//! Buffers for reads, used again and again: a fresh megabyte costs the kernel 256 page faults, a third of what
+//! Buffers for what is read, used again and again: a fresh megabyte costs the kernel 256 page faults, a third of what
 //! reading it from the page cache costs.
 
 use std::sync::{Mutex, PoisonError};
@@ -21,14 +21,15 @@ static CHUNKS: Shelf = Shelf { len: CHUNK as usize, most: 40, free: Mutex::new(V
 
 /// A buffer of `len` bytes with arbitrary content. When [`Buffer::freeze`] has made it `Bytes`, the last clone of
 /// those gives it back.
-pub(super) struct Buffer {
+pub struct Buffer {
     bytes: Vec<u8>,
     len: usize,
     shelf: Option<&'static Shelf>,
 }
 
 impl Buffer {
-    pub(super) fn take(len: usize) -> Self {
+    /// Takes a free buffer, or makes one. Its bytes are whatever they were last used for.
+    pub fn take(len: usize) -> Self {
         // a small read must not hold a large buffer: memory in flight is counted by what was asked
         let shelf = match len {
             len if len <= LEAVES.len => Some(&LEAVES),
@@ -40,12 +41,15 @@ impl Buffer {
         Self { bytes, len, shelf }
     }
 
-    pub(super) fn as_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes[..self.len]
-    }
-
-    pub(super) fn freeze(self) -> Bytes {
+    /// Its bytes, to be shared.
+    pub fn freeze(self) -> Bytes {
         Bytes::from_owner(self)
+    }
+}
+
+impl AsMut<[u8]> for Buffer {
+    fn as_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[..self.len]
     }
 }
 
