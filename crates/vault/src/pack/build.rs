@@ -1,11 +1,12 @@
-//! Filling packs: blocks become frames, frames are encoded on the workers, full packs are uploaded while the next fills.
+//! Filling packs: blocks become frames, frames are encoded on the workers, full packs are stored while the next fills.
 //!
-//! Everything is bounded: frames that are being encoded, packs that are being uploaded, buffers that are reused.
+//! Everything is bounded: frames that are being encoded, packs that are being stored, buffers that are reused.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
+use disk::Buffer;
 use model::{Result, crash};
 use tokio::task::JoinHandle;
 
@@ -14,21 +15,17 @@ use super::{BLOCK, BlockAt, BlockId, FRAME, FRAME_BLOCKS, FrameAt, HEADER, PACK_
 use crate::PackId;
 use crate::cipher::Cipher;
 use crate::keys::broken;
-use crate::shared::Shared;
+use crate::shared::{Shared, lock};
 use crate::work::Pending;
 use crate::writer::run::Run;
 
-/// Bytes of a stored pack, and its buffer if it can be filled again.
-type Uploaded = (u64, Option<BytesMut>);
-
-/// Packs that are uploaded while another one fills.
+/// Packs that are stored while another one fills.
 const UPLOADS: usize = 2;
 /// Room behind the target for frames that were on their way when it was reached, and for the trailer.
 const SLACK: u64 = 6 << 20;
 
-/// A frame that came back from a worker: both buffers, to be used again, and whether it is compressed.
+/// A frame that came back from a worker, and whether it is compressed.
 struct Encoded {
-    plain: Vec<u8>,
     sealed: Vec<u8>,
     zipped: bool,
 }
@@ -40,12 +37,21 @@ struct Encoding {
     pending: Pending<Result<Encoded>>,
 }
 
+/// The frame that is being filled.
 struct Filling {
     number: u32,
-    plain: Vec<u8>,
+    plain: Buffer,
+    blocks: usize,
 }
 
-/// The pack that is being filled.
+/// Buffers for encoded frames and for packs. One large allocation per pack would come and go, and tear holes into the heap.
+#[derive(Default)]
+struct Spare {
+    sealed: Mutex<Vec<Vec<u8>>>,
+    body: Mutex<Option<BytesMut>>,
+}
+
+/// A pack that is being filled, or waits for its last frames.
 struct Open {
     pack: PackId,
     cipher: Arc<Cipher>,
@@ -53,6 +59,7 @@ struct Open {
     entries: Vec<Option<FrameEntry>>,
     ids: Vec<Vec<BlockId>>,
     encoding: VecDeque<Encoding>,
+    spare: Arc<Spare>,
 }
 
 impl Open {
@@ -61,13 +68,47 @@ impl Open {
         self.body.len() as u64 + self.encoding.iter().map(|frame| u64::from(frame.raw)).sum::<u64>() / 2
     }
 
-    fn append(&mut self, number: u32, kind: FrameKind, raw: u32, zipped: bool, sealed: &[u8]) {
+    /// Begins a frame and returns its number.
+    fn begin(&mut self, ids: Vec<BlockId>) -> u32 {
+        let number = self.ids.len() as u32;
+        self.ids.push(ids);
+        self.entries.push(None);
+        number
+    }
+
+    /// Waits for the oldest frame that is being encoded, and appends it. False if there is none.
+    async fn take_in(&mut self) -> Result<bool> {
+        let Some(Encoding { number, kind, raw, pending }) = self.encoding.pop_front() else { return Ok(false) };
+        let Encoded { sealed, zipped } = pending.wait().await??;
         let blocks = self.ids.get(number as usize).map_or(0, Vec::len) as u16;
         let (offset, stored) = (self.body.len() as u32, sealed.len() as u32);
-        self.body.extend_from_slice(sealed);
+        self.body.extend_from_slice(&sealed);
         if let Some(slot) = self.entries.get_mut(number as usize) {
             *slot = Some(FrameEntry { kind, zipped, blocks, offset, stored, raw });
         }
+        lock(&self.spare.sealed).push(sealed);
+        Ok(true)
+    }
+
+    /// Completes the pack and stores it. Returns its size.
+    async fn store(mut self, shared: Arc<Shared>, run: Arc<Run>) -> Result<u64> {
+        while self.take_in().await? {}
+        let entries: Option<Vec<FrameEntry>> = self.entries.iter().copied().collect();
+        let entries = entries.ok_or_else(|| broken("a frame was never encoded"))?;
+        let ids: Vec<BlockId> = self.ids.concat();
+        let end = trailer::build(shared.keys.vault, self.pack, &self.cipher, &entries, &ids)?;
+        self.body.extend_from_slice(&end);
+        let (pack, body) = (self.pack, self.body.freeze());
+        let size = body.len() as u64;
+        crash::point("vault.pack.before");
+        shared.create(&pack.key(), body.clone()).await?;
+        crash::point("vault.pack.after");
+        shared.packs.note_sizes([(pack, size as u32)]);
+        run.stored(&shared, pack, &self.ids, size);
+        if let Ok(body) = body.try_into_mut() {
+            *lock(&self.spare.body) = Some(body);
+        }
+        Ok(size)
     }
 }
 
@@ -77,11 +118,8 @@ pub(crate) struct PackStream {
     run: Arc<Run>,
     open: Option<Open>,
     filling: Option<Filling>,
-    /// Buffers of frames, before and after encoding, and of packs.
-    spare: Vec<Vec<u8>>,
-    spare_sealed: Vec<Vec<u8>>,
-    spare_body: Option<BytesMut>,
-    uploads: VecDeque<JoinHandle<Result<Uploaded>>>,
+    spare: Arc<Spare>,
+    uploads: VecDeque<JoinHandle<Result<u64>>>,
     /// Bytes that were stored so far.
     pub stored: u64,
 }
@@ -89,34 +127,21 @@ pub(crate) struct PackStream {
 impl PackStream {
     /// A stream that has stored nothing.
     pub fn new(shared: Arc<Shared>, run: Arc<Run>) -> Self {
-        Self {
-            shared,
-            run,
-            open: None,
-            filling: None,
-            spare: Vec::new(),
-            spare_sealed: Vec::new(),
-            spare_body: None,
-            uploads: VecDeque::new(),
-            stored: 0,
-        }
+        let spare = Arc::default();
+        Self { shared, run, open: None, filling: None, spare, uploads: VecDeque::new(), stored: 0 }
     }
 
     /// Makes sure that [`push`](Self::push) has room for one block: closes a full frame, and a full pack.
     pub async fn make_room(&mut self) -> Result<()> {
-        if self.filling.as_ref().is_some_and(|filling| filling.plain.len() < FRAME) {
+        if self.filling.as_ref().is_some_and(|filling| filling.blocks < FRAME_BLOCKS) {
             return Ok(());
         }
         self.close_frame().await?;
         if self.is_full() {
             self.close_pack().await?;
         }
-        let plain = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(FRAME));
-        let open = self.open_pack()?;
-        let number = open.ids.len() as u32;
-        open.ids.push(Vec::with_capacity(FRAME_BLOCKS));
-        open.entries.push(None);
-        self.filling = Some(Filling { number, plain });
+        let number = self.open_pack()?.begin(Vec::with_capacity(FRAME_BLOCKS));
+        self.filling = Some(Filling { number, plain: Buffer::take(FRAME), blocks: 0 });
         Ok(())
     }
 
@@ -125,11 +150,16 @@ impl PackStream {
         let (Some(open), Some(filling)) = (&mut self.open, &mut self.filling) else {
             return Err(broken("a block has no frame"));
         };
-        let Some(ids) = open.ids.get_mut(filling.number as usize) else { return Err(broken("a frame has no ids")) };
+        let room = filling.plain.as_mut().get_mut(filling.blocks * BLOCK..(filling.blocks + 1) * BLOCK);
+        let (Some(room), Some(ids)) = (room, open.ids.get_mut(filling.number as usize)) else {
+            return Err(broken("a frame has no room"));
+        };
         let at = BlockAt { at: FrameAt { pack: open.pack, frame: filling.number }, block: ids.len() as u16 };
+        let (bytes, rest) = room.split_at_mut(block.len().min(BLOCK));
+        bytes.copy_from_slice(&block[..bytes.len()]);
+        rest.fill(0);
         ids.push(id);
-        filling.plain.extend_from_slice(block);
-        filling.plain.resize(ids.len() * BLOCK, 0);
+        filling.blocks += 1;
         self.run.note(id, at);
         Ok(at)
     }
@@ -143,10 +173,9 @@ impl PackStream {
             self.close_pack().await?;
         }
         let open = self.open_pack()?;
-        let at = FrameAt { pack: open.pack, frame: open.ids.len() as u32 };
-        open.ids.push(Vec::new());
-        open.entries.push(None);
-        self.encode(at.frame, FrameKind::Page, plain)?;
+        let at = FrameAt { pack: open.pack, frame: open.begin(Vec::new()) };
+        let len = plain.len();
+        self.encode(at.frame, FrameKind::Page, plain, len)?;
         Ok(at)
     }
 
@@ -167,9 +196,8 @@ impl PackStream {
     fn open_pack(&mut self) -> Result<&mut Open> {
         if self.open.is_none() {
             let pack = PackId::random();
-            // one large allocation per pack would come and go, and tear holes into the heap
             let room = || BytesMut::with_capacity((PACK_TARGET + SLACK) as usize);
-            let mut body = self.spare_body.take().unwrap_or_else(room);
+            let mut body = lock(&self.spare.body).take().unwrap_or_else(room);
             body.clear();
             body.extend_from_slice(HEADER);
             self.open = Some(Open {
@@ -179,91 +207,66 @@ impl PackStream {
                 entries: Vec::new(),
                 ids: Vec::new(),
                 encoding: VecDeque::new(),
+                spare: self.spare.clone(),
             });
         }
         self.open.as_mut().ok_or_else(|| broken("there is no open pack"))
     }
 
     async fn close_frame(&mut self) -> Result<()> {
-        let Some(filling) = self.filling.take() else { return Ok(()) };
+        let Some(Filling { number, plain, blocks }) = self.filling.take() else { return Ok(()) };
         self.relieve().await?;
-        self.encode(filling.number, FrameKind::Data, filling.plain)
+        self.encode(number, FrameKind::Data, plain, blocks * BLOCK)
     }
 
-    fn encode(&mut self, number: u32, kind: FrameKind, plain: Vec<u8>) -> Result<()> {
+    /// Sends the first `len` bytes of `plain` to be encoded.
+    fn encode(
+        &mut self,
+        number: u32,
+        kind: FrameKind,
+        plain: impl AsRef<[u8]> + Send + 'static,
+        len: usize,
+    ) -> Result<()> {
         let (vault, every) = (self.shared.keys.vault, self.shared.options.check_every);
         let check = every > 0 && number.is_multiple_of(every);
         let Some(open) = &mut self.open else { return Err(broken("a frame has no pack")) };
         let making = Making { vault, pack: open.pack, number, kind, check };
-        let (cipher, raw) = (open.cipher.clone(), plain.len() as u32);
-        let mut sealed = self.spare_sealed.pop().unwrap_or_default();
+        let (cipher, spare) = (open.cipher.clone(), self.spare.clone());
         let pending = self.shared.workers.submit(move |scratch| {
-            let zipped = encode(making, &cipher, &plain, &mut sealed, scratch)?;
-            Ok(Encoded { plain, sealed, zipped })
+            let plain = plain.as_ref().get(..len).ok_or_else(|| broken("a frame is shorter than it is long"))?;
+            let mut sealed = lock(&spare.sealed).pop().unwrap_or_default();
+            let zipped = encode(making, &cipher, plain, &mut sealed, scratch)?;
+            Ok(Encoded { sealed, zipped })
         });
-        open.encoding.push_back(Encoding { number, kind, raw, pending });
+        open.encoding.push_back(Encoding { number, kind, raw: len as u32, pending });
         Ok(())
     }
 
     /// Takes encoded frames in, and waits if too many are on their way.
     async fn relieve(&mut self) -> Result<()> {
         let most = self.shared.workers.threads + 2;
-        loop {
-            let Some(open) = &mut self.open else { return Ok(()) };
-            let Some(first) = open.encoding.front() else { return Ok(()) };
-            if !first.pending.is_ready() && open.encoding.len() < most {
-                return Ok(());
-            }
-            let Some(frame) = open.encoding.pop_front() else { return Ok(()) };
-            self.take_in(frame).await?;
-        }
-    }
-
-    async fn take_in(&mut self, frame: Encoding) -> Result<()> {
-        let Encoding { number, kind, raw, pending } = frame;
-        let Encoded { mut plain, sealed, zipped } = pending.wait().await??;
-        let Some(open) = &mut self.open else { return Err(broken("a frame has no pack")) };
-        open.append(number, kind, raw, zipped, &sealed);
-        if kind == FrameKind::Data && self.spare.len() < self.shared.workers.threads + 2 {
-            plain.clear();
-            self.spare.push(plain);
-            self.spare_sealed.push(sealed);
+        let Some(open) = &mut self.open else { return Ok(()) };
+        while let Some(first) = open.encoding.front()
+            && (first.pending.is_ready() || open.encoding.len() >= most)
+        {
+            open.take_in().await?;
         }
         Ok(())
     }
 
+    /// Hands the pack on to be stored. The next one begins while this one's last frames are still being encoded.
     async fn close_pack(&mut self) -> Result<()> {
-        while let Some(frame) = self.open.as_mut().and_then(|open| open.encoding.pop_front()) {
-            self.take_in(frame).await?;
-        }
-        let Some(mut open) = self.open.take() else { return Ok(()) };
-        let entries: Option<Vec<FrameEntry>> = open.entries.iter().copied().collect();
-        let entries = entries.ok_or_else(|| broken("a frame was never encoded"))?;
-        let ids: Vec<BlockId> = open.ids.concat();
-        let end = trailer::build(self.shared.keys.vault, open.pack, &open.cipher, &entries, &ids)?;
-        open.body.extend_from_slice(&end);
+        let Some(open) = self.open.take() else { return Ok(()) };
         while self.uploads.len() >= UPLOADS {
             self.await_upload().await?;
         }
-        let (shared, run, pack, frames) = (self.shared.clone(), self.run.clone(), open.pack, open.ids);
-        let body: Bytes = open.body.freeze();
-        self.uploads.push_back(tokio::spawn(async move {
-            let size = body.len() as u64;
-            crash::point("vault.pack.before");
-            shared.create(&pack.key(), body.clone()).await?;
-            crash::point("vault.pack.after");
-            shared.packs.note_sizes([(pack, size as u32)]);
-            run.stored(&shared, pack, &frames, size);
-            Ok((size, body.try_into_mut().ok()))
-        }));
+        self.uploads.push_back(tokio::spawn(open.store(self.shared.clone(), self.run.clone())));
         Ok(())
     }
 
     async fn await_upload(&mut self) -> Result<()> {
         let Some(upload) = self.uploads.pop_front() else { return Ok(()) };
-        let (size, body) = upload.await.map_err(|e| broken("an upload broke off").because(e))??;
-        self.stored += size;
-        self.spare_body = body.or(self.spare_body.take());
+        self.stored += upload.await.map_err(|e| broken("an upload broke off").because(e))??;
         Ok(())
     }
 }
