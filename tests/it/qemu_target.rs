@@ -384,3 +384,85 @@ async fn the_suite_of_targets_passes_for_both_formats() {
         assert!(lab.owned().await.is_empty());
     }
 }
+
+/// Firmware, boot loader and kernel come from the disk on every bus. The guest's kernel is that of clouds, which has no driver for SATA
+/// and IDE: there it says that it finds no root, as a server would that was moved to such hardware.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "four boots: part of the slow proofs"]
+async fn a_guest_boots_from_every_bus() {
+    for (bus, sign) in [
+        (DiskBus::Nvme, "REPLICATE-READY"),
+        (DiskBus::Scsi, "REPLICATE-READY"),
+        (DiskBus::Sata, "REPLICATE-NOROOT"),
+        (DiskBus::Ide, "REPLICATE-NOROOT"),
+    ] {
+        let Some(lab) = lab(Format::Qcow2) else { return };
+        let run = "20261122T030000Z-7f3a9c21";
+        let (image, _) = lab.image(&lab.guest.raw, Firmware::Bios, bus, Role::Scratch, run).await;
+        let launched = lab.site.launch(&image, &drill(&[]), &token("launch")).await.unwrap();
+        let console = lab.console_shows(&launched.id, sign).await;
+        assert_eq!(console.contains("REPLICATE-READY"), sign == "REPLICATE-READY", "{console}");
+        lab.site.destroy(&launched.id).await.unwrap();
+    }
+}
+
+/// The keys that a server was captured with are those that it is restored with: with them its firmware refuses a boot loader that they
+/// did not sign, and without any it boots it.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "two boots of a slow firmware: part of the slow proofs"]
+async fn secure_boot_keeps_its_keys() {
+    let code = Path::new("/usr/share/OVMF/OVMF_CODE_4M.secboot.fd");
+    let store = |name: &str| std::fs::read(format!("/usr/share/OVMF/OVMF_VARS_4M{name}.fd"));
+    let (true, Ok(signed), Ok(empty)) = (code.exists(), store(".snakeoil"), store("")) else {
+        return tests::guest::skip("OVMF with secure boot is not installed").unwrap_or_default();
+    };
+    let holds = |bytes: &[u8], word: &str| bytes.windows(word.len()).any(|part| part == word.as_bytes());
+    // no template of the target has these keys: if they are there, they came along
+    assert!(holds(&signed, "SnakeOil") && !holds(&empty, "SnakeOil"));
+    for (variables, boots) in [(empty, true), (signed, false)] {
+        let Some(lab) = lab(Format::Qcow2) else { return };
+        let captured = captured_firmware(&lab, code, &variables).await;
+        assert!(matches!(captured, Firmware::Uefi { secure_boot: true, variables: Some(_) }), "{captured:?}");
+        let run = "20261122T030000Z-7f3a9c21";
+        let (image, _) = lab.image(&lab.guest.raw, captured, DiskBus::Virtio, Role::Scratch, run).await;
+        let launched = lab.site.launch(&image, &drill(&[]), &token("launch")).await.unwrap();
+        let sign = if boots { "REPLICATE-READY" } else { "Access Denied" };
+        let console = lab.console_shows(&launched.id, sign).await;
+        assert_eq!(console.contains("REPLICATE-READY"), boots, "{console}");
+        let instance = lab.folder.path().join("disks/instances").join(launched.id.as_str());
+        assert_eq!(holds(&std::fs::read(instance.join("vars.fd")).unwrap(), "SnakeOil"), !boots);
+        lab.site.destroy(&launched.id).await.unwrap();
+    }
+}
+
+/// The firmware of a running guest with these variables, as the source describes it.
+async fn captured_firmware(lab: &Lab, code: &Path, variables: &[u8]) -> Firmware {
+    let run = lab.folder.path().join("run");
+    std::fs::create_dir_all(&run).unwrap();
+    let store = lab.folder.path().join("vars.fd");
+    std::fs::write(&store, variables).unwrap();
+    let monitor = run.join("old.qmp");
+    let flash = |unit: u8, flags: &str, file: &Path| {
+        ["-drive".to_owned(), format!("if=pflash,format=raw,unit={unit}{flags},file={}", file.display())]
+    };
+    let mut process = Command::new("qemu-system-x86_64")
+        .args(["-machine", "q35,smm=on", "-accel", "tcg", "-nodefaults", "-display", "none", "-S", "-qmp"])
+        .arg(format!("unix:{},server=on,wait=off", monitor.display()))
+        .args(["-global", "driver=cfi.pflash01,property=secure,value=on"])
+        .args(flash(0, ",readonly=on", code))
+        .args(flash(1, "", &store))
+        .spawn()
+        .unwrap();
+    let until = Instant::now() + Duration::from_secs(60);
+    let found = loop {
+        match lab.site.describe(&ServerName::new("old").unwrap()).await {
+            Ok(server) => break server.machine.firmware,
+            Err(error) => assert!(Instant::now() < until, "{}", error.chain()),
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    process.kill().unwrap();
+    process.wait().unwrap();
+    let _ = std::fs::remove_file(&monitor);
+    found
+}

@@ -22,9 +22,13 @@ pub fn tools() -> bool {
     }
 }
 
+/// The host's own QEMU.
+pub const QEMU: &str = "qemu-system-x86_64";
+
 /// A QEMU process.
 pub struct Guest {
     process: Child,
+    program: PathBuf,
     pub folder: PathBuf,
     arguments: Vec<String>,
 }
@@ -32,6 +36,11 @@ pub struct Guest {
 impl Guest {
     /// Starts QEMU with its monitor at `NAME.qmp` and its console in `NAME.log`.
     pub async fn start(folder: &Path, name: &str, arguments: &[String]) -> Self {
+        Self::start_by(Path::new(QEMU), folder, name, arguments).await
+    }
+
+    /// The same with a QEMU that is not the host's.
+    pub async fn start_by(program: &Path, folder: &Path, name: &str, arguments: &[String]) -> Self {
         let mut all: Vec<String> = ["-accel", "tcg", "-nodefaults", "-no-user-config", "-display", "none", "-m", "192"]
             .map(str::to_owned)
             .to_vec();
@@ -39,7 +48,8 @@ impl Guest {
         let monitor = folder.join(name).with_extension("qmp");
         all.extend(["-qmp".into(), format!("unix:{},server=on,wait=off", monitor.display())]);
         all.extend_from_slice(arguments);
-        let guest = Self { process: spawn(&all), folder: folder.to_owned(), arguments: all };
+        let process = spawn(program, &all);
+        let guest = Self { process, program: program.to_owned(), folder: folder.to_owned(), arguments: all };
         guest.up(&monitor).await;
         guest
     }
@@ -79,7 +89,7 @@ impl Guest {
 
     /// Starts it again with the same arguments.
     pub async fn again(&mut self, name: &str) {
-        self.process = spawn(&self.arguments);
+        self.process = spawn(&self.program, &self.arguments);
         self.up(&self.folder.join(name).with_extension("qmp")).await;
     }
 
@@ -141,8 +151,8 @@ impl Drop for Guest {
     }
 }
 
-fn spawn(arguments: &[String]) -> Child {
-    let mut command = Command::new("qemu-system-x86_64");
+fn spawn(program: &Path, arguments: &[String]) -> Child {
+    let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap()
 }
 

@@ -127,16 +127,11 @@ pub(super) async fn examine(qmp: &mut Qmp, sidecar: Option<&Sidecar>) -> Result<
             Some(name) => name.clone(),
             None => disk_name(device, index)?,
         };
-        disks.push((order, name, device.clone(), serial));
+        let spec = DiskSpec { name: name.clone(), size: device.size, bus: bus(qmp, device, &devices).await?, serial };
+        disks.push((order, name, device.clone(), spec));
     }
     disks.sort_by_key(|(order, ..)| *order);
-    let specs = disks.iter().map(|(_, name, device, serial)| DiskSpec {
-        name: name.clone(),
-        size: device.size,
-        bus: bus(&device.kind),
-        serial: serial.clone(),
-    });
-    let specs: Vec<DiskSpec> = specs.collect();
+    let specs: Vec<DiskSpec> = disks.iter().map(|(.., spec)| spec.clone()).collect();
     if let Some(twice) = specs.iter().enumerate().find(|(at, disk)| specs[..*at].iter().any(|d| d.name == disk.name)) {
         return Err(Error::new(Kind::Invalid, format!("cannot tell the disks of {} apart", qmp.path().display()))
             .because(format!("two are named {}", twice.1.name))
@@ -245,7 +240,8 @@ async fn firmware(blocks: &Blocks) -> Firmware {
     }
     let file = |device: &Device| blocks.nodes.get(&device.node).map(|node| (node.driver.clone(), node.file.clone()));
     let code = flashes.iter().filter(|device| device.read_only).find_map(|device| file(device));
-    let secure_boot = code.is_some_and(|(_, file)| file.contains("secboot") || file.contains(".ms."));
+    let signed = ["secboot", ".ms.", "snakeoil", "secure-code"];
+    let secure_boot = code.is_some_and(|(_, file)| signed.iter().any(|mark| file.contains(mark)));
     let store = flashes.iter().filter(|device| !device.read_only).find_map(|device| file(device));
     let variables = match store {
         Some((driver, file)) if driver == "raw" => read_variables(Path::new(&file)).await,
@@ -293,12 +289,17 @@ fn chipset(kind: &str) -> String {
     known.unwrap_or_else(|| kind.trim_end_matches("-machine").to_owned())
 }
 
-fn bus(kind: &str) -> DiskBus {
-    match kind {
-        kind if kind.starts_with("virtio-blk") => DiskBus::Virtio,
+/// The bus of a disk device. QEMU has one kind of device for IDE and SATA: the controller above it tells them apart.
+async fn bus(qmp: &mut Qmp, device: &Device, devices: &[(String, String)]) -> Result<DiskBus> {
+    Ok(match device.kind.as_str() {
         kind if kind.starts_with("scsi") => DiskBus::Scsi,
         kind if kind.starts_with("nvme") => DiskBus::Nvme,
-        kind if kind.starts_with("ide") => DiskBus::Sata,
+        kind if kind.starts_with("ide") => {
+            let above = property(qmp, &device.path, "parent_bus").await?.unwrap_or_default();
+            let controller = above.rsplit_once('/').map_or("", |(controller, _)| controller);
+            let kind = devices.iter().find(|(path, _)| path == controller).map_or("", |(_, kind)| kind.as_str());
+            if kind.contains("ahci") { DiskBus::Sata } else { DiskBus::Ide }
+        }
         _ => DiskBus::Virtio,
-    }
+    })
 }
