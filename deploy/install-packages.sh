@@ -9,7 +9,7 @@
 # fit together, and live capture was proved on 10.0, so there QEMU comes from backports.
 set -euo pipefail
 
-packages=(qemu-system-x86 qemu-utils ovmf gdisk dosfstools mtools e2fsprogs grub-pc-bin grub-efi-amd64-bin grub-common
+packages=(qemu-system-x86 qemu-utils ovmf gdisk dosfstools mtools e2fsprogs xfsprogs grub-pc-bin grub-efi-amd64-bin grub-common
   busybox-static cpio kmod binutils zstd jq curl python3 python3-pip python3-venv build-essential)
 
 say() { printf 'install: %s\n' "$*" >&2; }

@@ -1,6 +1,9 @@
 //! The workspace tests: one binary, so that it links once.
 mod architecture;
 mod formats;
+mod increments;
+mod inspect;
+mod nbd;
 mod openstack;
 mod qemu_source;
 mod qemu_target;

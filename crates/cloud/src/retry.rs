@@ -14,10 +14,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use disk::{DiskRead, DiskWrite};
+use disk::{DiskRead, DiskWrite, Progress};
 use model::{
-    DiskName, Error, ExtentList, ImageId, ImageOption, ImageOptions, InstanceId, Kind, RestorePoint, Result, Role,
-    ServerName, SiteName, Token,
+    DiskName, Error, ExtentList, ImageId, ImageOption, ImageOptions, InstanceId, Kind, PointDisk, RestorePoint, Result,
+    Role, ServerName, SiteName, Token,
 };
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
@@ -271,6 +271,11 @@ impl Target for Retrying {
         let target = self.inner_target()?;
         let reader = self.shared.retry(Call::Look, "open an image", || target.open_image(image, disk)).await?;
         Ok(Box::new(RetryingReader { inner: reader, shared: self.shared.clone() }))
+    }
+
+    async fn check_written(&self, image: &ImageId, disk: &PointDisk, progress: &dyn Progress) -> Result<Option<u64>> {
+        // reads all that was written, so no deadline fits it as a whole
+        self.inner_target()?.check_written(image, disk, progress).await
     }
 
     async fn register(

@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use disk::{DiskRead, DiskWrite};
+use disk::{DiskRead, DiskWrite, Progress};
 use jiff::Timestamp;
 use model::{
     CaptureId, Consistency, Cursor, DiskName, Error, ImageId, ImageOption, ImageOptions, InstanceId, Kind, MachineSpec,
-    RestorePoint, Result, Role, ServerName, SiteName, Tags, Token,
+    PointDisk, RestorePoint, Result, Role, ServerName, SiteName, Tags, Token,
 };
 use serde::{Deserialize, Serialize};
 
@@ -244,6 +244,18 @@ pub trait Target: Send + Sync {
 
     /// Opens a disk of an image for reading everything.
     async fn open_image(&self, image: &ImageId, disk: &DiskName) -> Result<Box<dyn DiskRead>>;
+
+    /// Reads back what the making of an image's disk has stored, and compares it with the disk's root: at a cost in proportion to the
+    /// change, where the rest is shared with the image that it was based on. Returns the bytes read; `None` if the provider cannot tell
+    /// what it stored, and everything must be read.
+    async fn check_written(
+        &self,
+        _image: &ImageId,
+        _disk: &PointDisk,
+        _progress: &dyn Progress,
+    ) -> Result<Option<u64>> {
+        Ok(None)
+    }
 
     /// Makes an image of written disks: the commit point. The image carries the whole restore point, so that a lost
     /// ledger can be rebuilt from it, and `role`: `replica` for what lasts, `scratch` for the image of a drill, which

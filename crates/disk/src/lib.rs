@@ -3,6 +3,8 @@
 //! Owns everything that is true of bytes wherever they lie. Must not know vaults, clouds, servers or policies.
 
 pub mod file;
+mod inspect;
+mod nbd;
 mod over;
 mod pool;
 mod progress;
@@ -11,7 +13,12 @@ mod transfer;
 mod waist;
 mod zero;
 
-pub use file::{Format, OpenOptions, create_file, detect, open_file, open_file_with};
+pub use file::{
+    Base, Format, OpenOptions, check_written, create_file, create_recorded, detect, leaves_path, open_file,
+    open_file_with,
+};
+pub use inspect::{Finding, Inspection, Kernel, System, Volume, inspect};
+pub use nbd::{Export, NbdServer};
 pub use over::over;
 pub use pool::Buffer;
 pub use progress::{Progress, Silent};

@@ -83,12 +83,17 @@ impl RootBuilder {
     }
 
     /// The root; leaves that were not set are zero.
-    pub fn finish(mut self) -> DiskRoot {
+    pub fn finish(self) -> DiskRoot {
+        self.finish_with_pages().0
+    }
+
+    /// The root, and the hashes of all pages.
+    pub fn finish_with_pages(mut self) -> (DiskRoot, Vec<PageHash>) {
         self.fill_to(self.size.div_ceil(LEAF));
         if !self.open.is_empty() {
             self.pages.push(page_hash(&self.open));
         }
-        root_of_pages(self.size, self.pages)
+        (root_of_pages(self.size, self.pages.iter().copied()), self.pages)
     }
 
     fn next(&self) -> u64 {

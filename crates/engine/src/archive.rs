@@ -1,12 +1,15 @@
-//! What the engine needs of a vault. The real one is `vault::Vault`; the seam lets the engine's tests fail any call.
+//! What the engine needs of a vault, and when it is opened. The real one is `vault::Vault`; the seam lets the engine's tests fail any call.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use disk::{DiskRead, DiskWrite};
+use futures::future::BoxFuture;
 use model::{DiskName, PointId, RestorePoint, Result, ServerName};
 use serde::{Deserialize, Serialize};
+use tokio::sync::OnceCell;
 
 use vault::VerifyScope;
 
@@ -55,12 +58,38 @@ pub struct Collected {
     pub bytes: u64,
 }
 
+type Opening = BoxFuture<'static, Result<Arc<dyn Archive>>>;
+
+/// A vault that is opened when it is first needed, and tried again if that did not work: unwrapping a passphrase takes a second on
+/// purpose, and a vault that cannot be reached must not stop a verb that needs another one.
+pub struct LazyArchive {
+    open: Box<dyn Fn() -> Opening + Send + Sync>,
+    archive: OnceCell<Arc<dyn Archive>>,
+}
+
+impl LazyArchive {
+    /// A vault that `open` opens. Touches nothing yet.
+    pub fn new<F>(open: impl Fn() -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<Arc<dyn Archive>>> + Send + 'static,
+    {
+        Self { open: Box::new(move || Box::pin(open())), archive: OnceCell::new() }
+    }
+
+    pub(crate) async fn get(&self) -> Result<&Arc<dyn Archive>> {
+        self.archive.get_or_try_init(|| (self.open)()).await
+    }
+}
+
+impl From<Arc<dyn Archive>> for LazyArchive {
+    fn from(archive: Arc<dyn Archive>) -> Self {
+        Self::new(move || std::future::ready(Ok(archive.clone())))
+    }
+}
+
 /// A vault, as the engine sees it.
 #[async_trait]
 pub trait Archive: Send + Sync {
-    /// Where it is, for messages; never a secret.
-    fn describe(&self) -> String;
-
     /// All points that are sealed in it. Complete, or an error.
     async fn points(&self) -> Result<Vec<RestorePoint>>;
 
@@ -77,6 +106,9 @@ pub trait Archive: Send + Sync {
 
     /// Opens a disk of a point for reading everything.
     async fn open_disk(&self, point: &PointId, disk: &DiskName) -> Result<Box<dyn DiskRead>>;
+
+    /// Opens a disk of a point as what differs from its state at another point.
+    async fn open_changes(&self, point: &PointId, since: &PointId, disk: &DiskName) -> Result<Box<dyn DiskRead>>;
 
     /// Reads and hashes what `scope` says; of [`CheckScope::Stale`], everything but the packs in `recent`.
     async fn verify(
@@ -105,10 +137,6 @@ pub trait ArchiveWriter: Send + Sync {
 
 #[async_trait]
 impl Archive for vault::Vault {
-    fn describe(&self) -> String {
-        self.describe()
-    }
-
     async fn points(&self) -> Result<Vec<RestorePoint>> {
         self.points().await
     }
@@ -128,6 +156,10 @@ impl Archive for vault::Vault {
 
     async fn open_disk(&self, point: &PointId, disk: &DiskName) -> Result<Box<dyn DiskRead>> {
         self.open_disk(point, disk).await
+    }
+
+    async fn open_changes(&self, point: &PointId, since: &PointId, disk: &DiskName) -> Result<Box<dyn DiskRead>> {
+        self.open_changes(point, since, disk).await
     }
 
     async fn verify(

@@ -11,10 +11,11 @@ use model::{
     Clock, Error, Kind, OwnerId, Policy, PolicyName, PriceList, Result, RunId, ServerName, SiteName, VaultName,
 };
 
+use crate::archive::{Archive, LazyArchive};
 use crate::ledger::{self, Batch, Ledger, Tree};
 use crate::proof::Signer;
 use crate::records::RunRecord;
-use crate::{Archive, Event, Observer, Problem, ServerReport, identity};
+use crate::{Event, Observer, Problem, ServerReport, identity};
 
 /// What an engine is made of; `wiring` fills it in.
 pub struct Parts {
@@ -30,7 +31,7 @@ pub struct Parts {
     /// Sites by name.
     pub sites: BTreeMap<SiteName, Arc<dyn Cloud>>,
     /// Vaults by name.
-    pub vaults: BTreeMap<VaultName, Arc<dyn Archive>>,
+    pub vaults: BTreeMap<VaultName, LazyArchive>,
     /// Validated policies.
     pub policies: Vec<Policy>,
     /// Who is told what happens.
@@ -88,7 +89,7 @@ pub struct Engine {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<dyn Fn() -> u64 + Send + Sync>,
     pub(crate) sites: BTreeMap<SiteName, Arc<dyn Cloud>>,
-    pub(crate) vaults: BTreeMap<VaultName, Arc<dyn Archive>>,
+    pub(crate) vaults: BTreeMap<VaultName, LazyArchive>,
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) settings: Settings,
     pub(crate) owner: OwnerId,
@@ -195,7 +196,13 @@ impl Engine {
         })
     }
 
-    pub(crate) fn vault(&self, name: &VaultName) -> Result<&Arc<dyn Archive>> {
+    /// A vault of the configuration, opened if it was not yet.
+    pub(crate) async fn vault(&self, name: &VaultName) -> Result<&Arc<dyn Archive>> {
+        self.known_vault(name)?.get().await
+    }
+
+    /// A vault of the configuration, as it is.
+    pub(crate) fn known_vault(&self, name: &VaultName) -> Result<&LazyArchive> {
         self.vaults.get(name).ok_or_else(|| {
             Error::new(Kind::Invalid, format!("no vault {name}")).hint("vaults are configured in `replicate.toml`")
         })

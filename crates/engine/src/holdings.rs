@@ -21,7 +21,7 @@ impl Engine {
         };
         let mut found: Vec<Held> = match place {
             Place::Vault(name) => {
-                let points = self.vault(name)?.points().await?;
+                let points = self.vault(name).await?.points().await?;
                 points.into_iter().map(|point| Held { point, image: None, damaged: false }).collect()
             }
             Place::Site(name) => {

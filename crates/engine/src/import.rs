@@ -23,7 +23,7 @@ impl Engine {
         }
         for place in &request.to {
             match place {
-                Place::Vault(name) => self.vault(name).map(|_| ())?,
+                Place::Vault(name) => self.known_vault(name).map(|_| ())?,
                 Place::Site(name) => self.site(name).map(|_| ())?,
             }
         }

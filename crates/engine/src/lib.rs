@@ -16,6 +16,7 @@ mod engine;
 mod files;
 mod holdings;
 mod identity;
+mod image;
 mod import;
 mod journal;
 mod ladder;
@@ -40,7 +41,7 @@ mod steps;
 mod sweep;
 mod upkeep;
 
-pub use archive::{Archive, ArchiveCheck, ArchiveWriter, CheckScope, Collected};
+pub use archive::{Archive, ArchiveCheck, ArchiveWriter, CheckScope, Collected, LazyArchive};
 pub use calendar::{Calendar, Due};
 pub use engine::{Engine, Parts, Settings};
 pub use import::server_of_file;

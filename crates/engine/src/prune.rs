@@ -304,8 +304,12 @@ impl Engine {
     }
 
     async fn collect(&self, report: &mut PruneReport) {
-        for (name, vault) in &self.vaults {
-            match vault.collect(self.settings.pack_grace).await {
+        for name in self.vaults.keys() {
+            let collected = match self.vault(name).await {
+                Ok(vault) => vault.collect(self.settings.pack_grace).await,
+                Err(error) => Err(error),
+            };
+            match collected {
                 Ok(collected) => report.collected.push((name.clone(), collected)),
                 Err(error) => {
                     report.problems.push(Problem::from(&error.within(format!("cannot collect vault {name}"))))
@@ -336,7 +340,7 @@ pub(crate) async fn remove(engine: &Engine, place: &Place, point: &RestorePoint)
     match place {
         Place::Vault(name) => {
             crash::point("prune.forget.before");
-            engine.vault(name)?.forget(&point.id).await?;
+            engine.vault(name).await?.forget(&point.id).await?;
             crash::point("prune.forget.after");
         }
         Place::Site(name) => {

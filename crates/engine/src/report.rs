@@ -308,6 +308,9 @@ pub struct RestoreReport {
     /// How: through us, or copied by the provider.
     #[serde(default)]
     pub via: Via,
+    /// The point of which the site had an image: only what differs from it moved.
+    #[serde(default)]
+    pub since: Option<PointId>,
     /// How long it took.
     pub seconds: f64,
 }

@@ -4,21 +4,18 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use cloud::{ImageDisk, LaunchOptions, Network, Target};
-use disk::{DiskRead, DiskWrite, TransferOptions};
+use cloud::{LaunchOptions, Network, Target};
 use model::{
-    DiskName, Error, ImageId, ImageOptions, InstanceId, Kind, Place, PointDisk, ReplicaState, RestorePoint, Result,
-    Role, ServerName, SiteName, Via, crash,
+    DiskName, Error, ImageId, InstanceId, Kind, PointDisk, PointId, ReplicaState, RestorePoint, Result, Role,
+    ServerName, SiteName, Via, crash,
 };
 
 use crate::choose::{Restorable, Source};
 use crate::files::Restored;
 use crate::ledger::{self, Batch, Tree};
-use crate::meter::Meter;
 use crate::observe::Event;
 use crate::records::{HoldRecord, RunKind, RunRecord, RunState, replica_key};
-use crate::report::disk_label;
-use crate::steps::{disk_step, retire, token};
+use crate::steps::{retire, token};
 use crate::{Engine, Problem, RestoreReport, RestoreRequest, RestoreTo, RunOutcome, Skipped};
 
 /// Steps of a restore. The prefix marks images that are no replicas.
@@ -33,6 +30,8 @@ pub(crate) struct Made {
     pub files: Vec<PathBuf>,
     pub bytes: u64,
     pub via: Via,
+    /// The point whose image it builds on.
+    pub since: Option<PointId>,
 }
 
 impl Engine {
@@ -148,7 +147,7 @@ impl Engine {
                     let path = if disks.len() == 1 { path.clone() } else { with_disk(path, &disk.name) };
                     let (file, writer) = Restored::create(&path, *format, disk.size).await?;
                     written.push(file);
-                    match self.copy(run, point, source, disk, writer).await {
+                    match self.copy(run, point, source, disk, None, writer).await {
                         Ok(bytes) => made.bytes += bytes,
                         Err(error) => {
                             written.iter().for_each(Restored::discard);
@@ -162,69 +161,6 @@ impl Engine {
                 Ok(made)
             }
         }
-    }
-
-    /// Makes an image of a point at a site: copied by the provider if it can, else written disk by disk and registered.
-    pub(crate) async fn write_image(
-        &self,
-        run: &RunRecord,
-        point: &RestorePoint,
-        source: &Source,
-        site: &SiteName,
-        role: Role,
-        step: &str,
-    ) -> Tried<Made> {
-        let target = self.target(site)?;
-        if let Some(made) = self.relayed(run, point, source, site, role).await? {
-            return Ok(made);
-        }
-        let (mut made, mut disks): (Made, Vec<ImageDisk>) = Default::default();
-        for disk in &point.disks {
-            let token = token(self, run, &disk_step(&disk.name));
-            let (image, writer) = target.create_disk(&disk.name, disk.size, None, &token).await?;
-            made.bytes += self.copy(run, point, source, disk, writer).await?;
-            disks.push(image);
-        }
-        crash::point("restore.register.before");
-        let begun = self.step_begin(&run.id, step).await?;
-        let options = ImageOptions::default();
-        let image = target.register(&disks, point, &options, role, &token(self, run, step)).await?;
-        self.step_finish(&run.id, begun, &image, Batch::new()).await?;
-        crash::point("restore.register.after");
-        made.image = Some(image);
-        Ok(made)
-    }
-
-    /// Copies one disk of a replica and compares the root of what was written with the point's.
-    async fn copy(
-        &self,
-        run: &RunRecord,
-        point: &RestorePoint,
-        source: &Source,
-        disk: &PointDisk,
-        writer: Box<dyn DiskWrite>,
-    ) -> Tried<u64> {
-        let operation = || format!("cannot restore disk {} of point {} from {}", disk.name, point.id, source.place);
-        let broken = |error: Error| Trouble::of_replica(error.within(operation()));
-        let damaged = |why: String| broken(Error::new(Kind::Damaged, why));
-        let opened = open_replica(self, &source.place, source.image.as_ref(), point, &disk.name).await;
-        let reader = opened.map_err(broken)?;
-        if reader.size() != disk.size {
-            return Err(damaged(format!("it has {} bytes, not {}", reader.size(), disk.size)));
-        }
-        let meter = Meter::new(&*self.observer, Some(&run.id), format!("restore {}", disk_label(&disk.name)));
-        crash::point("restore.disk.before");
-        let moved = disk::transfer(&*reader, vec![writer], &TransferOptions::default(), &meter).await;
-        meter.close();
-        crash::point("restore.disk.after");
-        // the transfer fails as a whole only if the reader does; trouble of the writer is in its slot
-        let results = moved.map_err(broken)?;
-        let slot = results.into_iter().next();
-        let written = slot.unwrap_or_else(|| Err(Error::new(Kind::Permanent, operation())))?;
-        if written.root != disk.root {
-            return Err(damaged(format!("what was written has root {}, the point has {}", written.root, disk.root)));
-        }
-        Ok(written.received)
     }
 
     async fn start(&self, run: &RunRecord, site: &SiteName, image: &ImageId, name: ServerName) -> Result<InstanceId> {
@@ -328,7 +264,7 @@ impl From<Error> for Trouble {
     }
 }
 
-type Tried<T> = std::result::Result<T, Trouble>;
+pub(crate) type Tried<T> = std::result::Result<T, Trouble>;
 
 /// The last trouble, worded for a restore that found no replica whole.
 pub(crate) fn none_whole(last: Option<Error>) -> Error {
@@ -371,27 +307,7 @@ pub(crate) fn report(
         disks: point.disks.clone(),
         bytes: made.bytes,
         via: if made.via == Via::Relay { Via::Relay } else { Via::Blocks },
+        since: made.since,
         seconds: 0.0,
     }
-}
-
-/// Opens a disk of a replica for reading everything.
-pub(crate) async fn open_replica(
-    engine: &Engine,
-    place: &Place,
-    image: Option<&ImageId>,
-    point: &RestorePoint,
-    disk: &DiskName,
-) -> Result<Box<dyn DiskRead>> {
-    let operation = || format!("cannot open disk {disk} of point {} at {place}", point.id);
-    let opened = match place {
-        Place::Vault(name) => engine.vault(name)?.open_disk(&point.id, disk).await,
-        Place::Site(name) => {
-            let target = engine.site(name)?.target();
-            let target = target.ok_or_else(|| Error::new(Kind::Invalid, operation()).because("it has no images"))?;
-            let image = image.ok_or_else(|| Error::new(Kind::NotFound, operation()).because("its image is gone"))?;
-            target.open_image(image, disk).await
-        }
-    };
-    opened.map_err(|error| error.within(operation()))
 }

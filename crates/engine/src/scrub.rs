@@ -17,7 +17,7 @@ impl Engine {
     /// Reads replicas back. Damage is in the report and in the catalogue, not an error.
     pub async fn verify(&self, request: &VerifyRequest) -> Result<VerifyReport> {
         if let Some(vault) = &request.vault {
-            self.vault(vault)?;
+            self.known_vault(vault)?;
         }
         if let Some(site) = &request.site {
             self.site(site)?;
@@ -68,7 +68,7 @@ impl Engine {
             CheckScope::Stale(days) => self.recent_packs(name, days).await?,
             _ => BTreeSet::new(),
         };
-        let check = self.vault(name)?.verify(&scope, &recent, &*self.observer).await?;
+        let check = self.vault(name).await?.verify(&scope, &recent, &*self.observer).await?;
         report.bytes += check.bytes;
         let damaged: BTreeMap<&PointId, &String> = check.damaged.iter().map(|(point, why)| (point, why)).collect();
         for held in held {

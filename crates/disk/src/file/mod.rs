@@ -4,6 +4,8 @@
 //! bytes belong to its guest, which can make them look like any format it likes.
 
 mod blocking;
+mod check;
+mod leaves;
 mod qcow2;
 mod ranged;
 mod raw;
@@ -19,10 +21,13 @@ use serde::{Deserialize, Serialize};
 
 pub use self::blocking::FileDisk;
 use self::blocking::{Blocking, run};
+pub use self::check::check_written;
+use self::leaves::Leaves;
+pub use self::leaves::leaves_path;
 use self::qcow2::{FileStorage, Qcow2Disk};
 pub use self::ranged::{Ranged, open_ranged};
 use self::raw::RawDisk;
-pub use self::write::FileWriter;
+pub use self::write::{Base, FileWriter};
 use crate::{DiskRead, DiskWrite};
 
 /// Longest chain of backing files that is followed.
@@ -105,7 +110,19 @@ pub async fn create_file(
     base: Option<Box<dyn DiskRead>>,
 ) -> Result<Box<dyn DiskWrite>> {
     let path = path.as_ref().to_owned();
-    Ok(Box::new(run(move || FileWriter::create(&path, format, size, base)).await?))
+    Ok(Box::new(run(move || FileWriter::create(&path, format, size, base.map(Base::from), false)).await?))
+}
+
+/// [`create_file`] for a disk that others will build on: its leaves are recorded beside it, and those of the base are
+/// used, so that an increment costs what changed.
+pub async fn create_recorded(
+    path: impl AsRef<Path>,
+    format: Format,
+    size: u64,
+    base: Option<Base>,
+) -> Result<Box<dyn DiskWrite>> {
+    let path = path.as_ref().to_owned();
+    Ok(Box::new(run(move || FileWriter::create(&path, format, size, base, true)).await?))
 }
 
 fn open_qcow2(path: &Path, options: OpenOptions, depth: usize) -> Result<Qcow2Disk> {

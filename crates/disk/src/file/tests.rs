@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{LEAF, RootBuilder, Silent, TransferOptions, Written, leaf, transfer};
 
-fn block_on<T>(future: impl Future<Output = T>) -> T {
+pub(super) fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap().block_on(future)
 }
 
@@ -42,7 +42,7 @@ async fn write(
     writer.finish().await
 }
 
-async fn read(disk: &dyn DiskRead) -> Vec<u8> {
+pub(super) async fn read(disk: &dyn DiskRead) -> Vec<u8> {
     let mut bytes = vec![0xee; disk.size() as usize];
     let mut at = 0;
     while at < disk.size() {
@@ -64,7 +64,7 @@ async fn read(disk: &dyn DiskRead) -> Vec<u8> {
     bytes
 }
 
-fn content(leaves: &[u8], tail: usize) -> Vec<u8> {
+pub(super) fn content(leaves: &[u8], tail: usize) -> Vec<u8> {
     let mut bytes: Vec<u8> = leaves.iter().flat_map(|value| [*value; LEAF as usize]).collect();
     bytes.resize(bytes.len() + tail * 512, 7);
     bytes

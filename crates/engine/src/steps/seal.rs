@@ -26,7 +26,7 @@ pub(crate) async fn run(engine: &Engine, run: &RunRecord, lane: &mut Lane, point
 /// Finds the point of an execution that died before it could note the outcome.
 pub(crate) async fn adopt(engine: &Engine, run: &RunRecord, place: &Place, point: &RestorePoint) -> Result<bool> {
     let Place::Vault(name) = place else { return Ok(false) };
-    let found = match engine.vault(name)?.point(&point.id).await {
+    let found = match engine.vault(name).await?.point(&point.id).await {
         Ok(found) => found,
         Err(error) if error.kind() == Kind::NotFound => return Ok(false),
         Err(error) => return Err(error),

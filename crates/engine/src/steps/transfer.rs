@@ -102,7 +102,7 @@ async fn open(context: &Context<'_>, place: &Place) -> Result<Lane> {
     }
     if let (Place::Vault(name), None) = (place, &lane.failed) {
         let parent = lane.parent.as_ref().map(|held| &held.point.id);
-        let begun = match engine.vault(name) {
+        let begun = match engine.vault(name).await {
             Ok(vault) => vault.begin(&run.id.point(), &run.server, parent).await,
             Err(error) => Err(error),
         };

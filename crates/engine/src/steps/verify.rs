@@ -1,7 +1,7 @@
 //! Checks a replica right after its commit: only then it counts.
 //!
-//! An archive: the vault re-reads what the point added and its roots must be the point's. An image: every disk is read back and its
-//! root compared, where reading is local.
+//! An archive: the vault re-reads what the point added and its roots must be the point's. An image: what it stored is read back, if it
+//! builds on one that was verified and the provider knows what that is; else every disk, and its root compared.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use crate::meter::Meter;
 use crate::plan;
 use crate::records::{RunRecord, replica_key};
 use crate::report::disk_label;
-use crate::{Engine, restore};
+use crate::{Engine, image};
 
 /// Verifies and notes it. [`Kind::Damaged`]: the replica is no good, and is noted as such.
 pub(crate) async fn run(engine: &Engine, run: &RunRecord, place: &Place, point: &RestorePoint) -> Result<()> {
@@ -47,7 +47,7 @@ pub(crate) async fn run(engine: &Engine, run: &RunRecord, place: &Place, point: 
 async fn check(engine: &Engine, run: Option<&RunRecord>, place: &Place, point: &RestorePoint) -> Result<()> {
     match place {
         Place::Vault(name) => {
-            let vault = engine.vault(name)?;
+            let vault = engine.vault(name).await?;
             let found = vault.point(&point.id).await?;
             if found.disks != point.disks {
                 return Err(Error::new(Kind::Damaged, format!("point {} at {place} is damaged", point.id))
@@ -66,9 +66,44 @@ async fn check(engine: &Engine, run: Option<&RunRecord>, place: &Place, point: &
             let image = super::register::find(engine, place, point).await?.ok_or_else(|| {
                 Error::new(Kind::NotFound, format!("point {} is not at {place}", point.id)).because("its image is gone")
             })?;
+            if let Some(run) = run
+                && builds_on_verified(engine, run, place).await?
+                && written(engine, run, place, &image, point).await?
+            {
+                return Ok(());
+            }
             image_roots(engine, run, place, &image, point).await.map(|_| ())
         }
     }
+}
+
+/// Whether what the image shares with its parent was read back with that one.
+async fn builds_on_verified(engine: &Engine, run: &RunRecord, place: &Place) -> Result<bool> {
+    let destination = run.destinations.iter().find(|destination| destination.place == *place);
+    let Some(parent) = destination.and_then(|destination| destination.parent.as_ref()) else { return Ok(false) };
+    let known: Option<Replica> = ledger::get(&*engine.ledger, Tree::Replicas, &replica_key(parent, place)).await?;
+    Ok(known.is_some_and(|replica| replica.verified_at.is_some() && replica.state != ReplicaState::Damaged))
+}
+
+/// Reads back what every disk of the image stored. `false` if the provider cannot tell for one of them.
+async fn written(
+    engine: &Engine,
+    run: &RunRecord,
+    place: &Place,
+    image: &ImageId,
+    point: &RestorePoint,
+) -> Result<bool> {
+    let Place::Site(site) = place else { return Ok(false) };
+    let Some(target) = engine.site(site)?.target() else { return Ok(false) };
+    for disk in &point.disks {
+        let meter = Meter::new(&*engine.observer, Some(&run.id), format!("verify {}", disk_label(&disk.name)));
+        let checked = target.check_written(image, disk, &meter).await;
+        meter.close();
+        if checked?.is_none() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Reads an image back and compares its roots. Returns the bytes read.
@@ -81,7 +116,7 @@ pub(crate) async fn image_roots(
 ) -> Result<u64> {
     let mut read = 0;
     for disk in &point.disks {
-        let reader = restore::open_replica(engine, place, Some(image), point, &disk.name).await?;
+        let reader = image::open_replica(engine, place, Some(image), point, &disk.name).await?;
         let meter = Meter::new(&*engine.observer, run.map(|run| &run.id), format!("verify {}", disk_label(&disk.name)));
         let root = crate::check::root_of(&*reader, &meter).await?;
         read += meter.read_bytes();

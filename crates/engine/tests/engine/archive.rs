@@ -47,10 +47,6 @@ impl MemoryArchive {
 
 #[async_trait]
 impl Archive for MemoryArchive {
-    fn describe(&self) -> String {
-        "memory".to_owned()
-    }
-
     async fn points(&self) -> Result<Vec<RestorePoint>> {
         self.up()?;
         Ok(self.state.lock().unwrap().points.values().map(|(point, _)| point.clone()).collect())
@@ -79,6 +75,16 @@ impl Archive for MemoryArchive {
         let found = state.points.get(point).and_then(|(_, disks)| disks.get(disk)).cloned();
         let data = found.ok_or_else(|| Error::new(Kind::NotFound, format!("no disk {disk} of point {point}")))?;
         Ok(Box::new(Reader { data, damaged: state.damaged.contains(point) }))
+    }
+
+    async fn open_changes(&self, point: &PointId, since: &PointId, disk: &DiskName) -> Result<Box<dyn DiskRead>> {
+        self.up()?;
+        let state = self.state.lock().unwrap();
+        let of = |id: &PointId| state.points.get(id).and_then(|(_, disks)| disks.get(disk)).cloned();
+        let (Some(data), Some(before)) = (of(point), of(since)) else {
+            return Err(Error::new(Kind::NotFound, format!("no disk {disk} of points {point} and {since}")));
+        };
+        Ok(Box::new(Changes { now: Reader { data, damaged: state.damaged.contains(point) }, before }))
     }
 
     async fn verify(&self, scope: &CheckScope, _: &BTreeSet<String>, _: &dyn Observer) -> Result<ArchiveCheck> {
@@ -252,5 +258,40 @@ impl DiskRead for Reader {
 
     fn describe(&self) -> String {
         "a disk of the memory archive".to_owned()
+    }
+}
+
+/// What differs between two states of a disk.
+struct Changes {
+    now: Reader,
+    before: Arc<Vec<u8>>,
+}
+
+#[async_trait]
+impl DiskRead for Changes {
+    fn size(&self) -> u64 {
+        self.now.size()
+    }
+
+    async fn extents(&self, from: u64) -> Result<ExtentList> {
+        let same = |extent: &&Extent| {
+            let range = extent.offset as usize..extent.end() as usize;
+            self.before.get(range.clone()) == Some(&self.now.data[range])
+        };
+        let leaves = self.now.data.chunks(LEAF as usize).enumerate();
+        let leaves = leaves.map(|(index, chunk)| Extent::data(index as u64 * LEAF, chunk.len() as u64));
+        Ok(leaves.filter(|extent| extent.offset >= from && !same(&extent)).collect())
+    }
+
+    async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes> {
+        self.now.read_at(offset, len).await
+    }
+
+    fn is_incremental(&self) -> bool {
+        true
+    }
+
+    fn describe(&self) -> String {
+        "changes of a disk of the memory archive".to_owned()
     }
 }

@@ -243,7 +243,7 @@ impl House {
             clock: self.clock.clone(),
             random: Arc::new(move || counter.fetch_add(1, Ordering::SeqCst)),
             sites,
-            vaults: [(VaultName::new("main").unwrap(), vault)].into_iter().collect(),
+            vaults: [(VaultName::new("main").unwrap(), vault.into())].into_iter().collect(),
             policies: vec![self.policy.clone()],
             observer: self.recorder.clone(),
             settings: self.settings.clone(),

@@ -69,7 +69,7 @@ impl Kept {
             clock: time,
             random: Arc::new(move || counter.fetch_add(1, std::sync::atomic::Ordering::SeqCst)),
             sites: [(site("lab"), a), (site("remote"), b), (site("zone"), c)].into_iter().collect(),
-            vaults: [(VaultName::new("main").unwrap(), archive)].into_iter().collect(),
+            vaults: [(VaultName::new("main").unwrap(), archive.into())].into_iter().collect(),
             policies: vec![policy],
             observer: Arc::new(Silent),
             settings: Settings { drill_poll: moment, relay_poll: moment, ..Settings::default() },

@@ -243,3 +243,42 @@ async fn a_replica_at_the_drills_site_boots_itself_and_stays() {
     assert_eq!(state_at(&house, &site_place()).await, ReplicaState::Proven);
     house.assert_clean().await;
 }
+
+/// A site that has the first point as an image; the second one is in the vault alone.
+async fn lagging() -> (House, RestoreRequest) {
+    let mut house = House::new();
+    house.run().await;
+    house.policy.replicate.retain(|destination| destination.place == vault_place());
+    house.write("vda", 5 * 65_536, 0x77, 512);
+    house.run().await;
+    let to = RestoreTo::Site { site: site("remote"), name: None, launch: false };
+    (house, RestoreRequest { choice: choice(), to })
+}
+
+#[tokio::test]
+async fn a_site_that_has_an_older_image_gets_only_what_differs() {
+    let (house, request) = lagging().await;
+    let first = house.engine().await.points(None).await.unwrap();
+    let older = first.iter().map(|p| &p.point).min_by_key(|p| p.taken_at).unwrap().id.clone();
+    let report = house.engine().await.restore(&request).await.unwrap();
+    assert_eq!((report.from, report.since, report.bytes), (vault_place(), Some(older), 65_536));
+    for name in ["vda", "vdb"] {
+        let reader = house.remote.open_image(report.image.as_ref().unwrap(), &disk(name)).await.unwrap();
+        let wanted = house.bytes(name);
+        assert_eq!(reader.read_at(0, wanted.len()).await.unwrap().to_vec(), wanted);
+    }
+    house.assert_clean().await;
+}
+
+#[tokio::test]
+async fn a_damaged_image_is_not_built_on() {
+    let (house, request) = lagging().await;
+    let image = house.remote.images().await.unwrap()[0].0.clone();
+    house.remote.damage_image(&image, &disk("vda"), 0).unwrap();
+    let report = house.engine().await.restore(&request).await.unwrap();
+    assert_eq!((&report.from, &report.since), (&vault_place(), &None));
+    let reader = house.remote.open_image(report.image.as_ref().unwrap(), &disk("vda")).await.unwrap();
+    let wanted = house.bytes("vda");
+    assert_eq!(reader.read_at(0, wanted.len()).await.unwrap().to_vec(), wanted);
+    house.assert_clean().await;
+}

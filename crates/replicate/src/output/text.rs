@@ -213,6 +213,9 @@ fn restore_text(report: &RestoreReport) -> String {
     let how = if report.via == Via::Relay { ", copied by the provider" } else { "" };
     let _ = writeln!(text, "{server}: restored point {point} from {}{how}, {moved}", report.from);
     let _ = writeln!(text, "  chosen: {}", report.chosen);
+    if let Some(since) = &report.since {
+        let _ = writeln!(text, "  moved only what differs from point {since}, of which the site has an image");
+    }
     for skipped in &report.skipped {
         let place = skipped.place.as_ref().map(|place: &Place| format!(" at {place}")).unwrap_or_default();
         let _ = writeln!(text, "  passed over: {}{place}: {}", skipped.point, skipped.why);

@@ -1,6 +1,5 @@
 //! The only place that opens sites, vaults and the ledger, and that stacks decorators around them.
 
-mod archive;
 mod sites;
 mod vaults;
 
@@ -9,13 +8,12 @@ use std::io::Read;
 use std::sync::Arc;
 
 use engine::ledger::{Ledger, SledLedger};
-use engine::{Archive, Engine, Observer, Parts};
+use engine::{Archive, Engine, LazyArchive, Observer, Parts};
 use jiff::Timestamp;
 use model::{Clock, Error, Kind, Result, SiteName, VaultName};
 
-use crate::config::Settings;
+use crate::config::{Settings, VaultSettings};
 
-pub use archive::LazyVault;
 pub use sites::open_site;
 pub use vaults::{create_vault, open_bucket, open_vault, recipient};
 
@@ -37,11 +35,20 @@ pub fn sites(settings: &Settings, clock: &Arc<dyn Clock>) -> BTreeMap<SiteName, 
 
 /// All vaults of the configuration; each is opened when it is first needed, so that a command that needs none is not
 /// stopped by one that cannot be reached.
-pub fn vaults(settings: &Settings, clock: &Arc<dyn Clock>) -> BTreeMap<VaultName, Arc<dyn Archive>> {
-    let lazy = |name: &VaultName| -> Arc<dyn Archive> {
-        Arc::new(LazyVault::new(name.clone(), settings.vaults.get(name).cloned(), Arc::clone(clock)))
+pub fn vaults(settings: &Settings, clock: &Arc<dyn Clock>) -> BTreeMap<VaultName, LazyArchive> {
+    let lazy = |(name, settings): (&VaultName, &VaultSettings)| {
+        let parts = Arc::new((name.clone(), settings.clone(), Arc::clone(clock)));
+        let open = move || {
+            let parts = Arc::clone(&parts);
+            async move {
+                let (name, settings, clock) = &*parts;
+                let vault: Arc<dyn Archive> = Arc::new(open_vault(name, settings, clock).await?);
+                Ok(vault)
+            }
+        };
+        (name.clone(), LazyArchive::new(open))
     };
-    settings.vaults.keys().map(|name| (name.clone(), lazy(name))).collect()
+    settings.vaults.iter().map(lazy).collect()
 }
 
 /// Opens the ledger and puts the engine together. [`Kind::Exists`]: another process has the ledger.

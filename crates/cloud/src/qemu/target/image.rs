@@ -4,9 +4,10 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use disk::{DiskRead, DiskWrite, Format};
+use disk::{DiskRead, DiskWrite, Format, Progress};
 use model::{
-    DiskName, Error, ImageId, ImageOption, ImageOptions, Kind, RestorePoint, Result, Role, Tags, Token, crash, tag,
+    DiskName, DiskRoot, Error, ImageId, ImageOption, ImageOptions, Kind, PointDisk, RestorePoint, Result, Role, Tags,
+    Token, crash, tag,
 };
 use rustix::fs::{SeekFrom, copy_file_range, ioctl_ficlone, seek};
 use serde::{Deserialize, Serialize};
@@ -84,7 +85,10 @@ pub(super) async fn create_disk(
     token: &Token,
 ) -> Result<(ImageDisk, Box<dyn DiskWrite>)> {
     let base = match base {
-        Some(image) => Some(open(layout, image, disk).await?),
+        Some(image) => {
+            let (file, root) = find(layout, image, disk).await?;
+            Some(disk::Base::open(&file.path, file.format, &root).await?)
+        }
         None => None,
     };
     let path = {
@@ -92,7 +96,7 @@ pub(super) async fn create_disk(
         blocking(move || place_for(&layout, format, &disk, &token)).await?
     };
     crash::point("qemu.disk-create.before");
-    let writer = disk::create_file(&path, format, size, base).await?;
+    let writer = disk::create_recorded(&path, format, size, base).await?;
     crash::point("qemu.disk-create.after");
     let id = path.to_str().ok_or_else(|| {
         Error::new(Kind::Invalid, format!("cannot use {}", path.display())).because("its name is not UTF-8")
@@ -113,19 +117,36 @@ fn place_for(layout: &Layout, format: Format, disk: &DiskName, token: &Token) ->
     Ok(scratch.join(format!("{stem}.{}", format.name())))
 }
 
-/// Opens a disk of an image for reading everything.
-pub(super) async fn open(layout: &Layout, image: &ImageId, disk: &DiskName) -> Result<Box<dyn DiskRead>> {
+/// The file of a disk of an image, and the root that its point says it has.
+async fn find(layout: &Layout, image: &ImageId, disk: &DiskName) -> Result<(DiskFile, DiskRoot)> {
     let (layout, image, disk) = (layout.clone(), image.clone(), disk.clone());
-    let file = blocking(move || {
+    blocking(move || {
         let record = load(&layout, &image)?;
         let file = files(&layout, &image, &record).into_iter().find(|file| file.name == disk);
-        file.ok_or_else(|| {
+        let root = record.point.disks.iter().find(|known| known.name == disk).map(|known| known.root);
+        file.zip(root).ok_or_else(|| {
             Error::new(Kind::NotFound, format!("cannot open disk {disk} of image {image}"))
                 .because("it has no such disk")
         })
     })
-    .await?;
+    .await
+}
+
+/// Opens a disk of an image for reading everything.
+pub(super) async fn open(layout: &Layout, image: &ImageId, disk: &DiskName) -> Result<Box<dyn DiskRead>> {
+    let (file, _) = find(layout, image, disk).await?;
     disk::open_file(&file.path, file.format).await
+}
+
+/// Reads back what the making of a disk has stored.
+pub(super) async fn check_written(
+    layout: &Layout,
+    image: &ImageId,
+    disk: &PointDisk,
+    progress: &dyn Progress,
+) -> Result<Option<u64>> {
+    let (file, _) = find(layout, image, &disk.name).await?;
+    disk::check_written(&file.path, file.format, &disk.root, progress).await
 }
 
 /// Makes an image of scratch disks. The rename of its finished folder is the commit point; whatever runs before a
@@ -204,6 +225,11 @@ fn move_in(layout: &Layout, disk: &ImageDisk, staging: &Path) -> Result<DiskFile
     if from.exists() {
         if from != to {
             crash::point("qemu.disk-move.before");
+            // the record of its leaves goes first: one without its disk says nothing
+            let record = disk::leaves_path(&from);
+            if record.exists() {
+                fs::rename(record, disk::leaves_path(&to)).map_err(|error| Error::io(operation(), error))?;
+            }
             fs::rename(&from, &to).map_err(|error| Error::io(operation(), error))?;
             sync_folder(staging)?;
             crash::point("qemu.disk-move.after");

@@ -17,9 +17,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use disk::{DiskRead, DiskWrite, Format};
+use disk::{DiskRead, DiskWrite, Format, Progress};
 use model::{
-    DiskName, Error, ImageId, ImageOption, ImageOptions, InstanceId, Kind, RestorePoint, Result, Role, Tags, Token,
+    DiskName, Error, ImageId, ImageOption, ImageOptions, InstanceId, Kind, PointDisk, RestorePoint, Result, Role, Tags,
+    Token,
 };
 
 pub use accelerator::Accelerator;
@@ -148,6 +149,10 @@ impl Target for QemuSite {
 
     async fn open_image(&self, image: &ImageId, disk: &DiskName) -> Result<Box<dyn DiskRead>> {
         image::open(&self.layout()?, image, disk).await
+    }
+
+    async fn check_written(&self, image: &ImageId, disk: &PointDisk, progress: &dyn Progress) -> Result<Option<u64>> {
+        image::check_written(&self.layout()?, image, disk, progress).await
     }
 
     async fn register(

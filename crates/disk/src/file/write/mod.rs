@@ -1,6 +1,7 @@
-//! Writing a disk into a file. What lies where is the matter of [`Layout`]; here is what all formats share: order,
-//! the base, the root, durability and the name.
+//! Writing a disk into a file. What lies where is the matter of [`Layout`], what is taken over from a base that of `base`; here is what
+//! all formats share: order, the root, durability and the name.
 
+mod base;
 mod layout;
 mod place;
 
@@ -12,27 +13,40 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
-use futures::future::BoxFuture;
 use futures::stream::FuturesOrdered;
-use model::{Change, Error, Extent, ExtentList, Kind, Result};
+use model::{Error, Kind, Result};
 use tokio::task::JoinHandle;
 
+pub use self::base::Base;
 use self::layout::Layout;
 use self::place::Place;
 use super::Format;
 use super::blocking::run;
+use super::leaves::Recorder;
 use crate::transfer::CHUNK;
-use crate::{DiskRead, DiskWrite, LEAF, Leaf, PlainRange, RootBuilder, Written, is_zero, leaf};
+use crate::{DiskWrite, LEAF, Leaf, PlainRange, RootBuilder, Written, leaf};
 
-const LEAVES: usize = (CHUNK / LEAF) as usize;
-/// Chunks that are hashed and written at once.
+/// Pieces that are hashed and written at once.
 const RUNNING: usize = 4;
 
-/// The leaves of a chunk, when it is written.
+/// A piece of the disk on its way into the file: within one page, so that no layout needs two tables for it.
+struct Piece {
+    offset: u64,
+    len: u64,
+    /// Its bytes; without them they are taken from `plain`.
+    data: Option<Bytes>,
+    /// Its leaves, where they are known.
+    leaves: Option<Vec<Leaf>>,
+    /// Where the same bytes lie in another file, which the file system may share them with.
+    plain: Option<PlainRange>,
+}
+
+/// The leaves of a piece, when it is written.
 struct Stored {
     first: u64,
-    count: usize,
-    leaves: [Leaf; LEAVES],
+    leaves: Vec<Leaf>,
+    /// Whether its bytes were stored; if not, the file system shares them with the base.
+    stored: bool,
 }
 
 /// A disk that is being written into a file.
@@ -40,26 +54,44 @@ pub struct FileWriter {
     place: Place,
     layout: Layout,
     size: u64,
-    base: Option<Box<dyn DiskRead>>,
+    base: Option<Base>,
+    /// Whether the file system shares bytes between files here; asked when it first matters.
+    shares: Option<bool>,
     /// Everything before it has arrived, was taken from the base or is zero.
     cursor: u64,
     root: RootBuilder,
+    recorder: Option<Recorder>,
     running: FuturesOrdered<JoinHandle<Result<Option<Stored>>>>,
     received: u64,
     /// Of what was received: what the base does not have at that place.
     fresh: u64,
+    /// Bytes that the file system shares with the base.
+    shared: u64,
 }
 
 impl FileWriter {
-    pub(super) fn create(path: &Path, format: Format, size: u64, base: Option<Box<dyn DiskRead>>) -> Result<Self> {
+    pub(super) fn create(path: &Path, format: Format, size: u64, base: Option<Base>, record: bool) -> Result<Self> {
         if size == 0 || !size.is_multiple_of(512) || size > i64::MAX as u64 {
             let what = format!("cannot create disk {}", path.display());
             return Err(Error::new(Kind::Invalid, what).because(format!("{size} bytes are no whole sectors")));
         }
         let place = Place::create(path, format, size)?;
         let layout = Layout::new(format, size, place.is_device());
-        let root = RootBuilder::new(size);
-        Ok(Self { place, layout, size, base, cursor: 0, root, running: FuturesOrdered::new(), received: 0, fresh: 0 })
+        let recorder = if record && !place.is_device() { Some(Recorder::create(path, size)?) } else { None };
+        Ok(Self {
+            place,
+            layout,
+            size,
+            base,
+            shares: None,
+            cursor: 0,
+            root: RootBuilder::new(size),
+            recorder,
+            running: FuturesOrdered::new(),
+            received: 0,
+            fresh: 0,
+            shared: 0,
+        })
     }
 
     /// Checks that a range continues what has arrived, fills the gap before it, and moves behind it.
@@ -77,121 +109,53 @@ impl FileWriter {
         }
     }
 
-    /// What did not arrive between the cursor and `end` is the base's, or zero.
-    async fn fill_gap(&mut self, end: u64) -> Result<()> {
-        let Some(base) = self.base.take() else {
-            return self.put_zeroes(self.cursor, end - self.cursor).await;
-        };
-        let filled = self.copy_base(base.as_ref(), end).await;
-        self.base = Some(base);
-        filled
-    }
-
-    async fn copy_base(&mut self, base: &dyn DiskRead, end: u64) -> Result<()> {
-        let have = base.size().min(end);
-        while self.cursor < have {
-            let list = base.extents(self.cursor).await?;
-            let Some(last) = list.as_slice().last().map(|extent| extent.end()) else {
-                return Err(Error::new(Kind::Damaged, format!("cannot read {}", base.describe()))
-                    .because(format!("it does not list bytes from {}", self.cursor)));
-            };
-            // up to a leaf's end, whatever the next page says of it: the leaf is read as a whole
-            let last = last.next_multiple_of(LEAF).min(end);
-            let listed = list.as_slice().iter().filter(|e| e.offset < end);
-            let listed: ExtentList = listed.map(|e| Extent { len: e.len.min(end - e.offset), ..*e }).collect();
-            for extent in listed.aligned(LEAF, end).as_slice() {
-                let (from, to) = (extent.offset.max(self.cursor), extent.end().min(end));
-                if from < to && extent.change == Change::Data {
-                    self.put_zeroes(self.cursor, from - self.cursor).await?;
-                    self.copy_data(base, from, to).await?;
-                    self.cursor = to;
-                }
-            }
-            self.put_zeroes(self.cursor, last.max(self.cursor) - self.cursor).await?;
-            self.cursor = last.max(self.cursor);
-        }
-        self.put_zeroes(self.cursor, end - self.cursor).await?;
-        self.cursor = end;
-        Ok(())
-    }
-
-    async fn copy_data(&mut self, base: &dyn DiskRead, from: u64, to: u64) -> Result<()> {
-        let mut reads: FuturesOrdered<BoxFuture<'_, Result<(u64, Bytes)>>> = FuturesOrdered::new();
-        let mut asked = from;
-        loop {
-            while asked < to && reads.len() < RUNNING {
-                let end = ((asked / CHUNK + 1) * CHUNK).min(to);
-                reads.push_back(Box::pin(read_padded(base, asked, end)));
-                asked = end;
-            }
-            let Some(read) = reads.next().await else { return Ok(()) };
-            let (at, data) = read?;
-            let leaf_at = |from: usize| from..data.len().min(from + LEAF as usize);
-            let mut first = 0;
-            while first < data.len() {
-                let zero = is_zero(&data[leaf_at(first)]);
-                let mut end = leaf_at(first).end;
-                while end < data.len() && is_zero(&data[leaf_at(end)]) == zero {
-                    end = leaf_at(end).end;
-                }
-                let (offset, len) = (at + first as u64, (end - first) as u64);
-                if zero {
-                    self.put_zeroes(offset, len).await?;
-                } else {
-                    self.put(offset, data.slice(first..end), base.plain_range(offset, len)).await?;
-                }
-                first = end;
-            }
-        }
-    }
-
-    /// Takes data that came although the base may have it: a source without a list of changes sends everything.
-    async fn put_changed(&mut self, base: &dyn DiskRead, offset: u64, data: Bytes) -> Result<()> {
-        let (_, old) = read_padded(base, offset, offset + data.len() as u64).await?;
-        let leaf_at = |from: usize| from..data.len().min(from + LEAF as usize);
-        let mut first = 0;
-        while first < data.len() {
-            let same = data[leaf_at(first)] == old[leaf_at(first)];
-            let mut end = leaf_at(first).end;
-            while end < data.len() && (data[leaf_at(end)] == old[leaf_at(end)]) == same {
-                end = leaf_at(end).end;
-            }
-            let (at, len) = (offset + first as u64, (end - first) as u64);
-            let plain = if same { base.plain_range(at, len) } else { None };
-            self.fresh += if same { 0 } else { len };
-            self.put(at, data.slice(first..end), plain).await?;
-            first = end;
-        }
-        Ok(())
-    }
-
-    /// Hashes and stores data in the background; what lies plainly in another file is shared with it if it can be.
+    /// Hashes and stores data in the background.
     async fn put(&mut self, offset: u64, data: Bytes, plain: Option<PlainRange>) -> Result<()> {
         let mut at = 0;
         while at < data.len() {
             let guest = offset + at as u64;
-            // pieces lie within multiples of a chunk, so that none needs two tables of a layout
-            let piece = data.slice(at..data.len().min(at + (CHUNK - guest % CHUNK) as usize));
-            let from = plain.as_ref().map(|plain| (plain.file.clone(), plain.offset + at as u64));
-            at += piece.len();
-            let placed = self.layout.place(guest, piece.len() as u64);
-            if let Some((host, table)) = placed.table {
-                self.start(move |file| file.write_all_at(&table, host).map(|()| None)).await?;
-            }
-            self.start(move |file| {
-                let mut stored = Stored { first: guest / LEAF, count: 0, leaves: [[0; 32]; LEAVES] };
-                for bytes in piece.chunks(LEAF as usize) {
-                    stored.leaves[stored.count] = leaf(bytes);
-                    stored.count += 1;
-                }
-                if !from.is_some_and(|(source, from)| place::share(&source, from, file, placed.host, piece.len())) {
-                    file.write_all_at(&piece, placed.host)?;
-                }
-                Ok(Some(stored))
-            })
-            .await?;
+            let part = data.slice(at..data.len().min(at + (CHUNK - guest % CHUNK) as usize));
+            let plain = plain.clone().map(|plain| PlainRange { offset: plain.offset + at as u64, ..plain });
+            at += part.len();
+            self.put_piece(Piece { offset: guest, len: part.len() as u64, data: Some(part), leaves: None, plain })
+                .await?;
         }
         Ok(())
+    }
+
+    async fn put_piece(&mut self, piece: Piece) -> Result<()> {
+        let shares = piece.plain.is_some() && self.shares().await?;
+        let placed = self.layout.place(piece.offset, piece.len);
+        if let Some((host, table)) = placed.table {
+            self.start(move |file| file.write_all_at(&table, host).map(|()| None)).await?;
+        }
+        self.start(move |file| {
+            let leaves = match (piece.leaves, &piece.data) {
+                (Some(leaves), _) => leaves,
+                (None, Some(data)) => data.chunks(LEAF as usize).map(leaf).collect(),
+                (None, None) => Vec::new(),
+            };
+            let plain = piece.plain.as_ref();
+            let taken = plain.is_some_and(|from| place::take(from, file, placed.host, piece.len));
+            match (&piece.data, plain) {
+                _ if taken => {}
+                (Some(data), _) => file.write_all_at(data, placed.host)?,
+                (None, Some(from)) => place::copy(from, file, placed.host, piece.len)?,
+                (None, None) => return Err(std::io::ErrorKind::InvalidInput.into()),
+            }
+            Ok(Some(Stored { first: piece.offset / LEAF, leaves, stored: !(taken && shares) }))
+        })
+        .await
+    }
+
+    async fn shares(&mut self) -> Result<bool> {
+        if let Some(known) = self.shares {
+            return Ok(known);
+        }
+        let probe = self.place.probe();
+        let known = run(move || Ok(probe.shares())).await?;
+        self.shares = Some(known);
+        Ok(known)
     }
 
     /// Zeroes: nothing to do in a file, where they are holes; a device is told.
@@ -209,35 +173,33 @@ impl FileWriter {
         while self.running.len() >= RUNNING {
             self.settle().await?;
         }
-        let (file, name) = (self.place.file(), self.place.to_string());
+        self.spawn(self.place.file(), work);
+        Ok(())
+    }
+
+    fn spawn(&mut self, file: Arc<File>, work: impl FnOnce(&File) -> std::io::Result<Option<Stored>> + Send + 'static) {
+        let name = self.place.to_string();
         let work = move || work(&file).map_err(|e| Error::io(format!("cannot write {name}"), e));
         self.running.push_back(tokio::task::spawn_blocking(work));
-        Ok(())
     }
 
     /// Waits for the oldest write and takes its leaves, which so come in order.
     async fn settle(&mut self) -> Result<()> {
         let Some(outcome) = self.running.next().await else { return Ok(()) };
         let broken = |e| Error::new(Kind::Permanent, format!("cannot write {}", self.place)).because(e);
-        if let Some(stored) = outcome.map_err(broken)?? {
-            for (index, leaf) in stored.leaves[..stored.count].iter().enumerate() {
-                self.root.push(stored.first + index as u64, *leaf);
+        let Some(stored) = outcome.map_err(broken)?? else { return Ok(()) };
+        for (index, leaf) in (stored.first..).zip(stored.leaves) {
+            self.root.push(index, leaf);
+            if !stored.stored {
+                self.shared += LEAF;
+            }
+            let full = self.recorder.as_mut().and_then(|recorder| recorder.push(index, leaf, stored.stored));
+            if let (Some((bytes, at)), Some(recorder)) = (full, &self.recorder) {
+                self.spawn(recorder.file(), move |file| file.write_all_at(&bytes, at).map(|()| None));
             }
         }
         Ok(())
     }
-}
-
-/// Reads a base, which may end before `to`, within a leaf: what is missing is zero.
-async fn read_padded(base: &dyn DiskRead, from: u64, to: u64) -> Result<(u64, Bytes)> {
-    let readable = base.size().min(to).saturating_sub(from) as usize;
-    let data = if readable == 0 { Bytes::new() } else { base.read_at(from, readable).await? };
-    if data.len() == (to - from) as usize {
-        return Ok((from, data));
-    }
-    let mut padded = data.to_vec();
-    padded.resize((to - from) as usize, 0);
-    Ok((from, padded.into()))
 }
 
 #[async_trait]
@@ -249,13 +211,11 @@ impl DiskWrite for FileWriter {
     async fn write(&mut self, offset: u64, data: Bytes) -> Result<()> {
         self.advance(offset, data.len() as u64).await?;
         self.received += data.len() as u64;
-        let Some(base) = self.base.take() else {
-            self.fresh += data.len() as u64;
-            return self.put(offset, data, None).await;
-        };
-        let written = self.put_changed(base.as_ref(), offset, data).await;
-        self.base = Some(base);
-        written
+        if self.base.is_some() {
+            return self.put_over_base(offset, data).await;
+        }
+        self.fresh += data.len() as u64;
+        self.put(offset, data, None).await
     }
 
     async fn zero(&mut self, offset: u64, len: u64) -> Result<()> {
@@ -263,8 +223,12 @@ impl DiskWrite for FileWriter {
         self.put_zeroes(offset, len).await
     }
 
+    fn has_leaf(&self, index: u64, leaf: &Leaf) -> bool {
+        self.base.as_ref().and_then(|base| base.leaf(index)).is_some_and(|known| known == *leaf)
+    }
+
     fn may_have_leaves(&self) -> bool {
-        false
+        self.base.as_ref().is_some_and(Base::knows_leaves)
     }
 
     async fn finish(mut self: Box<Self>) -> Result<Written> {
@@ -272,17 +236,21 @@ impl DiskWrite for FileWriter {
         while !self.running.is_empty() {
             self.settle().await?;
         }
-        let Self { place, layout, root, received, fresh, .. } = *self;
+        let Self { place, layout, root, recorder, received, fresh, shared, .. } = *self;
+        let (root, pages) = root.finish_with_pages();
         let stored = run(move || {
             let file: Arc<File> = place.file();
             let seal = || layout.seal(&file).and_then(|()| file.sync_all());
             seal().map_err(|e| Error::io(format!("cannot write {place}"), e))?;
             let meta = file.metadata().map_err(|e| Error::io(format!("cannot look at {place}"), e))?;
-            let stored = if place.is_device() { received } else { meta.blocks() * 512 };
+            let stored = if place.is_device() { received } else { (meta.blocks() * 512).saturating_sub(shared) };
+            if let Some(recorder) = recorder {
+                recorder.publish(&file, &root, &pages)?;
+            }
             place.publish()?;
             Ok(stored)
         })
         .await?;
-        Ok(Written { root: root.finish(), received, fresh, stored })
+        Ok(Written { root, received, fresh, stored })
     }
 }

@@ -7,10 +7,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use model::{Error, Kind, Result, crash};
-use rustix::fs::{CWD, FallocateFlags, FlockOperation, RenameFlags, copy_file_range, fallocate, flock, renameat_with};
+use rustix::fs::{
+    CWD, FallocateFlags, FlockOperation, Mode, OFlags, RenameFlags, copy_file_range, fallocate, flock, ioctl_ficlone,
+    openat, renameat_with,
+};
 use rustix::io::Errno;
 
 use super::super::Format;
+use crate::PlainRange;
 
 /// A file that is being written. Dropped before it is published, it is removed; after a crash its `.partial` stays,
 /// and the next writer of the same name takes it over.
@@ -71,6 +75,11 @@ impl Place {
         self.file.clone()
     }
 
+    /// Tells whether bytes of other files can be shared here.
+    pub(super) fn probe(&self) -> Probe {
+        Probe { folder: folder_of(&self.path).to_owned() }
+    }
+
     /// Gives the file, which must be synced, its name, durably. Never replaces another file.
     pub(super) fn publish(mut self) -> Result<()> {
         let Some(partial) = self.partial.take() else { return Ok(()) };
@@ -88,11 +97,7 @@ impl Place {
             }
             other => other.map_err(|e| Error::io(what.clone(), e.into()))?,
         }
-        let parent = match self.path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        File::open(parent).and_then(|folder| folder.sync_all()).map_err(|e| Error::io(what, e))?;
+        File::open(folder_of(&self.path)).and_then(|folder| folder.sync_all()).map_err(|e| Error::io(what, e))?;
         crash::point("disk.publish.after");
         Ok(())
     }
@@ -105,6 +110,10 @@ impl Drop for Place {
             let _ = std::fs::remove_file(partial);
         }
     }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn exists(path: &Path) -> Error {
@@ -134,18 +143,48 @@ fn own(partial: &Path) -> std::io::Result<File> {
     }
 }
 
-/// Lets the file system take a range from another file: it shares the bytes where it can (a reflink). `false` if it
-/// did not take all of it; the caller then writes the range, which it has read anyway.
-pub(super) fn share(source: &File, mut from: u64, target: &File, mut to: u64, len: usize) -> bool {
-    let end = from + len as u64;
+/// Lets the kernel take a range from another file: it shares the bytes where the file system can (a reflink), and copies them otherwise.
+/// `false` if it did not take all of it.
+pub(super) fn take(source: &PlainRange, target: &File, mut to: u64, len: u64) -> bool {
+    let mut from = source.offset;
+    let end = from + len;
     while from < end {
         let left = (end - from) as usize;
-        match copy_file_range(source, Some(&mut from), target, Some(&mut to), left) {
+        match copy_file_range(&source.file, Some(&mut from), target, Some(&mut to), left) {
             Ok(0) | Err(_) => return false,
             Ok(_) => {}
         }
     }
     true
+}
+
+/// Copies a range by reading and writing, where the kernel does not take it.
+pub(super) fn copy(source: &PlainRange, target: &File, to: u64, len: u64) -> std::io::Result<()> {
+    let mut buffer = vec![0; len.min(1 << 20) as usize];
+    let mut done = 0;
+    while done < len {
+        let part = &mut buffer[..(len - done).min(1 << 20) as usize];
+        source.file.read_exact_at(part, source.offset + done)?;
+        target.write_all_at(part, to + done)?;
+        done += part.len() as u64;
+    }
+    Ok(())
+}
+
+/// Finds out whether the file system of a folder shares bytes between files.
+pub(super) struct Probe {
+    folder: PathBuf,
+}
+
+impl Probe {
+    /// Shares a block between two files that have no name. What cannot be tried counts as no.
+    pub(super) fn shares(&self) -> bool {
+        let nameless = || openat(CWD, &self.folder, OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, Mode::RUSR);
+        let Ok((one, two)) = nameless().and_then(|one| nameless().map(|two| (File::from(one), File::from(two)))) else {
+            return false;
+        };
+        one.write_all_at(&[1; 65536], 0).is_ok() && ioctl_ficlone(&two, &one).is_ok()
+    }
 }
 
 /// Makes a range of a block device zero, by the device itself where it can.
