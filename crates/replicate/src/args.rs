@@ -1,8 +1,12 @@
 //! What may be typed. Only records; what it means is decided by the commands.
 
+mod look;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use look::{ConvertArgs, InspectArgs, NbdArgs};
 
 /// Keeps servers recoverable anywhere: captures running servers, replicates them across sites and vaults, restores
 /// any of them, and proves it.
@@ -49,6 +53,12 @@ pub enum Command {
     Points(PointsArgs),
     /// Restore a server, or prove that it can be restored
     Restore(RestoreArgs),
+    /// Look into a disk image or a point without booting it
+    Inspect(InspectArgs),
+    /// Write a disk image in another format
+    Convert(ConvertArgs),
+    /// Serve a point's disks as block devices, straight from the vault
+    Nbd(NbdArgs),
     /// Read replicas back and check every byte
     Verify(VerifyArgs),
     /// Apply retention: mark, wait, delete

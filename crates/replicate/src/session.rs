@@ -14,18 +14,26 @@ use crate::wiring;
 /// What is said when another command has the ledger. The exit code hangs on it.
 pub const BUSY: &str = "another command of this installation is at work";
 
+/// What is said at Ctrl-C.
+const INTERRUPTED: &str = "interrupted";
+
 /// Carries out a request, with progress on stderr.
 pub async fn ask(settings: &Settings, printer: Printer, request: &Request) -> Result<Response> {
     let progress = Arc::new(Progress::new(printer));
-    let answer = tokio::select! {
-        answer = answer(settings, &progress, request) => answer,
+    let answer = until_interrupted(answer(settings, &progress, request)).await;
+    progress.finish();
+    answer.map_err(|error| if error.kind() == Kind::Cancelled { advised(error, request) } else { error })
+}
+
+/// Does the work, or ends it at Ctrl-C.
+pub async fn until_interrupted<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::select! {
+        answer = work => answer,
         signal = tokio::signal::ctrl_c() => match signal {
-            Ok(()) => Err(interrupted(request)),
+            Ok(()) => Err(Error::new(Kind::Cancelled, INTERRUPTED)),
             Err(source) => Err(Error::io("cannot listen for Ctrl-C", source)),
         },
-    };
-    progress.finish();
-    answer
+    }
 }
 
 async fn answer(settings: &Settings, progress: &Arc<Progress>, request: &Request) -> Result<Response> {
@@ -48,8 +56,11 @@ async fn answer(settings: &Settings, progress: &Arc<Progress>, request: &Request
     execute(&engine, request).await
 }
 
-fn interrupted(request: &Request) -> Error {
-    let error = Error::new(Kind::Cancelled, "interrupted");
+/// What is to be done after an interruption.
+fn advised(error: Error, request: &Request) -> Error {
+    if error.to_string() != INTERRUPTED {
+        return error;
+    }
     match request {
         Request::Run(run) => error
             .because("the run is parked: what is stored so far stays")

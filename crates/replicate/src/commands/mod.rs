@@ -2,11 +2,15 @@
 
 mod check;
 mod completions;
+mod convert;
 mod daemon;
 mod doctor;
 mod import;
 mod init;
+mod inspect;
 mod key;
+mod nbd;
+mod point;
 mod points;
 mod prune;
 mod restore;
@@ -17,6 +21,7 @@ mod verify;
 
 use std::path::PathBuf;
 
+pub use inspect::Inspected;
 use model::{Error, Kind, Place, Result, SiteName, VaultName};
 
 use crate::args::{Cli, Command};
@@ -121,6 +126,9 @@ async fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Status => context.answer(&context.settings()?, Request::Status).await,
         Command::Points(args) => points::run(context, args).await,
         Command::Restore(args) => restore::run(context, args).await,
+        Command::Inspect(args) => inspect::run(context, args).await,
+        Command::Convert(args) => convert::run(context, args).await,
+        Command::Nbd(args) => nbd::run(context, args).await,
         Command::Verify(args) => verify::run(context, args).await,
         Command::Prune(args) => prune::run(context, args).await,
         Command::Sweep => context.answer(&context.settings()?, Request::Sweep).await,

@@ -2,6 +2,7 @@
 
 pub mod error;
 pub mod human;
+pub mod inspect;
 mod plan;
 pub mod progress;
 mod table;
