@@ -18,7 +18,7 @@ pub struct Capabilities {
 pub fn capabilities(kind: &str) -> Option<Capabilities> {
     match kind {
         "qemu" => Some(Capabilities { images: qemu::IMAGE_OPTIONS, relay: false }),
-        "openstack" => Some(Capabilities { images: openstack::IMAGE_OPTIONS, relay: false }),
+        "openstack" => Some(Capabilities { images: openstack::IMAGE_OPTIONS, relay: true }),
         "memory" => Some(Capabilities { images: memory::IMAGE_OPTIONS, relay: true }),
         _ => None,
     }

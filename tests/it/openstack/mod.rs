@@ -7,6 +7,7 @@ mod crash;
 mod house;
 mod journey;
 mod lab;
+mod relay;
 mod services;
 mod source;
 mod suites;

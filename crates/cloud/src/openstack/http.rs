@@ -85,6 +85,14 @@ impl Client {
         Ok(self.session.grant().await?.project.clone())
     }
 
+    /// Keystone's address, our project, and the region: where we stand among the sites of this cloud.
+    pub(super) async fn standing(&self) -> Result<(String, String, String)> {
+        let grant = self.session.grant().await?;
+        let of_catalog = || grant.catalog.iter().flat_map(|entry| &entry.endpoints).find_map(|point| point.region());
+        let region = grant.access.region.as_deref().or_else(of_catalog).unwrap_or_default();
+        Ok((grant.access.auth_url.clone(), grant.project.clone(), region.to_owned()))
+    }
+
     /// Whether the cloud has a service for us.
     pub(super) async fn has(&self, service: Service) -> Result<bool> {
         let grant = self.session.grant().await?;

@@ -21,6 +21,8 @@ pub(super) const ATTEMPT: &str = "replicate:attempt";
 pub(super) const OF: &str = "replicate:of";
 /// The property of an image that holds the tags which a policy asked for; each is a property of its own too.
 pub(super) const OWN_TAGS: &str = "replicate:own-tags";
+/// The property of a copy that tells what brings its bytes.
+pub(super) const BY: &str = "replicate:by";
 /// The property of a registered image that lists its disks' images.
 pub(super) const DISKS: &str = "replicate:disks";
 /// What a thing of a capture is for; nothing else has this tag.

@@ -17,7 +17,9 @@ mod fake;
 mod http;
 mod marks;
 mod owned;
+mod pipe;
 mod read;
+mod relay;
 mod restore;
 mod source;
 mod target;
@@ -26,8 +28,9 @@ mod tests;
 mod volume;
 mod wait;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use disk::Format;
@@ -38,8 +41,9 @@ pub use restore::{LaunchSpec, MacChoice, NetworkSpec, Restore};
 pub use target::OPTIONS as IMAGE_OPTIONS;
 
 use self::http::Client;
+use self::pipe::Pipes;
 use self::target::Scratch;
-use crate::{Cloud, Resource, Source, Target};
+use crate::{Cloud, Relay, Resource, Source, Target};
 
 /// How a site of kind `openstack` is set up.
 #[derive(Debug, Clone)]
@@ -62,13 +66,17 @@ pub struct OpenStackConfig {
 pub struct OpenStackSite {
     config: Arc<OpenStackConfig>,
     client: Client,
+    /// What is being copied through this process.
+    pipes: Arc<Pipes>,
+    /// The same cloud in other regions, which images are copied from.
+    regions: Arc<Mutex<BTreeMap<String, Client>>>,
 }
 
 impl OpenStackSite {
     /// A site by its configuration. Touches nothing yet.
     pub fn new(config: OpenStackConfig) -> Self {
         let client = Client::new(config.cloud.clone());
-        Self { config: Arc::new(config), client }
+        Self { config: Arc::new(config), client, pipes: Arc::default(), regions: Arc::default() }
     }
 
     fn scratch(&self) -> Scratch {
@@ -91,6 +99,10 @@ impl Cloud for OpenStackSite {
     }
 
     fn target(&self) -> Option<&dyn Target> {
+        Some(self)
+    }
+
+    fn relay(&self) -> Option<&dyn Relay> {
         Some(self)
     }
 

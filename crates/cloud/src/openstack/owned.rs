@@ -82,7 +82,10 @@ pub(super) async fn delete(site: &OpenStackSite, resource: &Resource) -> Result<
     match resource.kind.as_str() {
         "capture" => source::delete(client, resource).await,
         "image" => delete_image(site, id).await,
-        "disk" => delete_disk(client, id).await,
+        "disk" => {
+            site.pipes.stop(id);
+            delete_disk(client, id).await
+        }
         "upload" => site.scratch().remove(id).await,
         "instance" => target::destroy(client, &InstanceId::new(id)?).await,
         "volume" => target::delete_volume(client, id).await,
@@ -96,12 +99,14 @@ pub(super) async fn delete(site: &OpenStackSite, resource: &Resource) -> Result<
 
 /// Deletes an image, then those of its other disks: without the first they are leftovers.
 async fn delete_image(site: &OpenStackSite, id: &str) -> Result<()> {
+    site.pipes.stop(id);
     let image = match Glance(&site.client).show(id).await {
         Err(error) if error.kind() == Kind::NotFound => return Ok(()),
         image => image?,
     };
     delete_disk(&site.client, id).await?;
     for disk in target::disks_of(&image).into_iter().filter(|disk| disk.image != id) {
+        site.pipes.stop(&disk.image);
         delete_disk(&site.client, &disk.image).await?;
     }
     Ok(())

@@ -75,7 +75,8 @@ fn via(document: &mut Document, raw: Option<RawVia>, to: &str, images: usize, kn
     if to.starts_with("vault:") {
         document.wrong_value(&at, "a vault holds archives, and no provider copies images to it — leave `via` out");
     } else if let Some((kind, _)) = capabilities(to, known).filter(|(_, can)| !can.relay) {
-        document.wrong_value(&at, format!("a `{kind}` site copies no images from other sites — leave `via` out"));
+        document
+            .wrong_value(&at, format!("a site of kind `{kind}` copies no images from other sites — leave `via` out"));
     } else if images < 2 {
         document.wrong_value(&at, "there is no other site in `replicate` to copy from — name one, or leave `via` out");
     }
@@ -149,7 +150,7 @@ fn words(document: &mut Document, raw: Option<Vec<String>>, at: &str) -> Vec<Str
 fn refuse(document: &mut Document, image: &ImageOptions, to: &str, known: &Known, at: &str) {
     let (what, can): (String, &[ImageOption]) = match (to.starts_with("vault:"), capabilities(to, known)) {
         (true, _) => ("a vault holds archives, not images, and".to_owned(), &[]),
-        (false, Some((kind, can))) => (format!("a `{kind}` site"), can.images),
+        (false, Some((kind, can))) => (format!("a site of kind `{kind}`"), can.images),
         (false, None) => return,
     };
     for option in image.asked().into_iter().filter(|option| !can.contains(option)) {

@@ -14,7 +14,7 @@ fn known() -> Known {
         sites: ["lab", "dr-eu", "edge", "cloud-a", "cloud-b"]
             .map(|site| (site.into(), site != "dr-eu", site != "edge"))
             .into(),
-        kinds: [("lab", "qemu"), ("dr-eu", "qemu"), ("edge", "qemu"), ("cloud-a", "memory"), ("cloud-b", "memory")]
+        kinds: [("lab", "qemu"), ("dr-eu", "qemu"), ("edge", "qemu"), ("cloud-a", "openstack"), ("cloud-b", "memory")]
             .map(|(site, kind)| (site.into(), kind.into()))
             .into(),
         vaults: vec!["main".into(), "offsite".into()],

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use model::Result;
+use model::{Kind, Result};
 use reqwest::{Method, Response};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Service;
 use super::pages::{self, Listing};
@@ -68,6 +68,12 @@ pub(in crate::openstack) struct Image {
 }
 
 impl Image {
+    /// Whether the service has been told to fetch the bytes and is still at it.
+    pub(in crate::openstack) fn is_importing(&self) -> bool {
+        let task = self.property("os_glance_import_task").is_some_and(|task| !task.is_empty());
+        task || matches!(self.status, Status::Importing | Status::Uploading)
+    }
+
     /// A property that is a text.
     pub(in crate::openstack) fn property(&self, key: &str) -> Option<&str> {
         self.properties.get(key)?.as_str()
@@ -158,6 +164,33 @@ impl Glance<'_> {
     pub(in crate::openstack) async fn upload(&self, id: &str, body: reqwest::Body, len: u64) -> Result<()> {
         let call = self.call(format!("cannot upload image {id}"), Method::PUT, format!("images/{id}/file"));
         call.stream(body, len).done().await
+    }
+
+    /// The ways in which the service takes bytes other than as a body; none if it knows no imports.
+    pub(in crate::openstack) async fn import_methods(&self) -> Result<Vec<String>> {
+        #[derive(Deserialize)]
+        struct Answer {
+            #[serde(rename = "import-methods")]
+            methods: Methods,
+        }
+        #[derive(Deserialize)]
+        struct Methods {
+            value: Vec<String>,
+        }
+        let call = self.call("cannot ask for import methods".to_owned(), Method::GET, "info/import".to_owned());
+        match call.answer::<Answer>().await {
+            Ok(answer) => Ok(answer.methods.value),
+            Err(error) if error.kind() == Kind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Lets the service fetch the file of an image of another region into one that has none.
+    pub(in crate::openstack) async fn import_from_region(&self, id: &str, region: &str, from: &str) -> Result<()> {
+        let what = format!("cannot import image {from} of region {region} into image {id}");
+        let method = json!({ "name": "glance-download", "glance_region": region, "glance_image_id": from });
+        let call = self.call(what, Method::POST, format!("images/{id}/import"));
+        call.json(&json!({ "method": method }))?.done().await
     }
 
     /// Asks for bytes of an image. The answer may have all of them if the service knows no ranges.

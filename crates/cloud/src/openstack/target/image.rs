@@ -4,60 +4,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use model::{
-    Arch, DiskBus, Error, Firmware, ImageId, ImageOption, ImageOptions, Kind, MachineSpec, NicSpec, RestorePoint,
-    Result, Role, Tags, Token, crash,
+    Arch, DiskBus, Error, Firmware, ImageId, ImageOptions, Kind, MachineSpec, NicSpec, RestorePoint, Result, Role,
+    Token,
 };
 use serde::{Deserialize, Serialize};
 
 use super::super::api::glance::{Change, Glance, Image, Status};
 use super::super::http::Client;
 use super::super::marks;
+use super::look::{change, fits, protect_others, seal};
 use super::upload;
-use crate::ImageDisk;
+use crate::{CopyRequest, ImageDisk};
 
 /// Bytes of a point's text in one property. Glance keeps 64 KiB on the usual database.
 const PART: usize = 32 << 10;
 /// The most properties that a point may take: Glance allows 128 in all.
 const PARTS: usize = 64;
-const GIB: u64 = 1 << 30;
-
-/// What can be asked of an image here.
-pub const OPTIONS: &[ImageOption] = &[
-    ImageOption::Name,
-    ImageOption::Tags,
-    ImageOption::Visibility,
-    ImageOption::Share,
-    ImageOption::Protected,
-    ImageOption::HideOlder,
-];
-
-/// What every image has; no tag of a policy can have such a name.
-const FIXED: [&str; 24] = [
-    "id",
-    "name",
-    "status",
-    "visibility",
-    "protected",
-    "owner",
-    "size",
-    "virtual_size",
-    "checksum",
-    "disk_format",
-    "container_format",
-    "min_disk",
-    "min_ram",
-    "tags",
-    "created_at",
-    "updated_at",
-    "file",
-    "self",
-    "schema",
-    "locations",
-    "direct_url",
-    "os_hidden",
-    "os_hash_algo",
-    "os_hash_value",
-];
 
 /// An entry of [`marks::DISKS`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -167,10 +129,7 @@ pub(super) async fn register(
     token: &Token,
 ) -> Result<ImageId> {
     let operation = || format!("cannot register point {}", point.id);
-    options.within(OPTIONS, "openstack")?;
-    if let Some(key) = options.tags.keys().find(|key| FIXED.contains(&key.as_str())) {
-        return Err(Error::new(Kind::Invalid, operation()).because(format!("no tag can be called `{key}` in Glance")));
-    }
+    fits(options)?;
     let mut images = Vec::new();
     for disk in disks {
         let image = written(client, disk).await.map_err(|error| error.within(operation()))?;
@@ -181,94 +140,41 @@ pub(super) async fn register(
             // registered by a call whose answer was lost
             let tags = marks::of_properties(&image.properties);
             if carried == *point && tags.is_some_and(|(known, tags)| known == role && tags == token.tags(role)) {
+                protect_others(client, disks_of(&image).get(1..).unwrap_or_default(), options).await?;
                 return ImageId::new(image.id);
             }
         }
     }
-    let Some((boot, others)) = images.split_first() else {
-        return Err(Error::new(Kind::Invalid, operation()).because("it has no disk"));
-    };
-    for disk in &images {
-        share(client, &disk.image, options).await?;
-    }
-    for other in others {
-        let mut changes = looks(options, &token.tags(role), Some(&other.name))?;
-        changes.push(Change::add(marks::OF, boot.image.as_str()));
-        change(client, &other.image, &changes, "openstack.register-disk").await?;
-    }
-    let mut changes = looks(options, &token.tags(role), None)?;
-    let listed =
-        serde_json::to_string(&images).map_err(|error| Error::new(Kind::Permanent, operation()).because(error))?;
-    changes.push(Change::add(marks::DISKS, listed));
-    changes.extend(point_properties(point)?.into_iter().map(|(key, value)| Change::add(&key, value)));
-    changes.extend(hardware(&point.machine).into_iter().map(|(key, value)| Change::add(key, value)));
-    if let Some(disk) = point.disks.first() {
-        changes.push(Change::replace("min_disk", disk.size.div_ceil(GIB)));
-    }
-    change(client, &boot.image, &changes, "openstack.register").await?;
-    ImageId::new(boot.image.clone())
+    let more = carried(point)?.into_iter().map(|(key, value)| Change::add(&key, value)).collect();
+    seal(client, &images, more, point, options, role, token).await
 }
 
-/// Lets others see an image, before it is committed: afterwards nobody would come back to it.
-async fn share(client: &Client, image: &str, options: &ImageOptions) -> Result<()> {
-    let visibility = match options.visibility {
-        Some(visibility) => Some(visibility.to_string()),
-        None if options.share.is_empty() => None,
-        None => Some("shared".to_owned()),
-    };
-    let Some(visibility) = visibility else { return Ok(()) };
-    change(client, image, &[Change::replace("visibility", visibility)], "openstack.image-share").await?;
-    for project in &options.share {
-        match Glance(client).add_member(image, project).await {
-            Err(error) if error.kind() == Kind::Exists => {}
-            // Glance tells a member that it has by a conflict without more
-            Err(error) if error.kind() == Kind::Transient && error.chain().contains("409") => {}
-            other => other?,
-        }
-    }
-    Ok(())
+/// Makes a replica of a copy, whose boot disk's image carries the point already.
+pub(in crate::openstack) async fn commit(
+    client: &Client,
+    boot: &Image,
+    request: &CopyRequest,
+    role: Role,
+) -> Result<ImageId> {
+    let CopyRequest { point, options, token, .. } = request;
+    seal(client, &disks_of(boot), Vec::new(), point, options, role, token).await
 }
 
-/// What people see of an image, and our marks. `disk`: of another disk than the boot disk.
-fn looks(options: &ImageOptions, tags: &Tags, disk: Option<&model::DiskName>) -> Result<Vec<Change>> {
-    let own = serde_json::to_string(&options.tags)
-        .map_err(|error| Error::new(Kind::Permanent, "cannot write the tags of an image").because(error))?;
-    let mut changes: Vec<Change> =
-        options.tags.iter().chain(tags).map(|(key, value)| Change::add(key, value.as_str())).collect();
-    if !options.tags.is_empty() {
-        changes.push(Change::add(marks::OWN_TAGS, own));
+/// Notes in the boot disk's image of a copy which images its disks have.
+pub(in crate::openstack) async fn list_disks(client: &Client, boot: &Image, disks: &[DiskImage]) -> Result<()> {
+    if disks_of(boot) == disks {
+        return Ok(());
     }
-    if let Some(name) = &options.name {
-        let name = disk.map_or_else(|| name.clone(), |disk| format!("{name}-{disk}"));
-        changes.push(Change::replace("name", name));
-    }
-    if options.protected {
-        changes.push(Change::replace("protected", true));
-    }
-    Ok(changes)
+    let listed = serde_json::to_string(disks)
+        .map_err(|error| Error::new(Kind::Permanent, format!("cannot copy image {}", boot.id)).because(error))?;
+    change(client, &boot.id, &[Change::add(marks::DISKS, listed)], "openstack.copy-disks").await
 }
 
-/// The tags of a registered image: ours, and those that a policy asked for.
-pub(in crate::openstack) fn all_tags(image: &Image, tags: Tags) -> Tags {
-    let own = image.property(marks::OWN_TAGS).and_then(|text| serde_json::from_str::<Tags>(text).ok());
-    own.into_iter().flatten().chain(tags).collect()
-}
-
-/// Sets something of all disks of a registered image that people see.
-pub(super) async fn set(client: &Client, image: &ImageId, key: &str, on: bool, point: &str) -> Result<()> {
-    let boot = show(client, image).await?;
-    let others = disks_of(&boot).into_iter().map(|disk| disk.image).filter(|other| *other != boot.id);
-    for id in others.chain([boot.id.clone()]) {
-        change(client, &id, &[Change::replace(key, on)], point).await?;
-    }
-    Ok(())
-}
-
-async fn change(client: &Client, image: &str, changes: &[Change], point: &str) -> Result<()> {
-    crash::point(&format!("{point}.before"));
-    Glance(client).change(image, changes).await?;
-    crash::point(&format!("{point}.after"));
-    Ok(())
+/// What the boot disk's image has of a point: the point itself, and what the cloud must know to boot it.
+pub(in crate::openstack) fn carried(point: &RestorePoint) -> Result<BTreeMap<String, String>> {
+    let mut properties = point_properties(point)?;
+    properties.extend(hardware(&point.machine).into_iter().map(|(key, value)| (key.to_owned(), value)));
+    Ok(properties)
 }
 
 /// The image that a disk was written to.

@@ -3,6 +3,7 @@
 mod file;
 mod image;
 mod instance;
+mod look;
 mod net;
 mod stream;
 mod upload;
@@ -16,9 +17,11 @@ use disk::{DiskRead, DiskWrite, Format};
 use model::{DiskName, Error, ImageId, ImageOption, ImageOptions, InstanceId, Kind, RestorePoint, Result, Role, Token};
 
 pub(super) use self::file::Scratch;
-pub use self::image::OPTIONS;
-pub(super) use self::image::{all_tags, disks_of, referenced};
+pub(super) use self::image::{DiskImage, carried, commit, disks_of, list_disks, referenced, show};
 pub(super) use self::instance::{destroy, id_of};
+pub use self::look::OPTIONS;
+pub(super) use self::look::{all_tags, fits};
+pub(super) use self::upload::{Copied, take_up};
 pub(super) use self::volumes::{delete as delete_volume, owned as volumes};
 
 use super::api::glance::{Glance, Image};
@@ -106,11 +109,11 @@ impl Target for OpenStackSite {
     }
 
     async fn protect(&self, image: &ImageId, on: bool) -> Result<()> {
-        image::set(&self.client, image, "protected", on, "openstack.image-protect").await
+        look::set(&self.client, image, "protected", on, "openstack.image-protect").await
     }
 
     async fn hide(&self, image: &ImageId, hidden: bool) -> Result<()> {
-        image::set(&self.client, image, "os_hidden", hidden, "openstack.image-hide").await
+        look::set(&self.client, image, "os_hidden", hidden, "openstack.image-hide").await
     }
 
     async fn images(&self) -> Result<Vec<(ImageId, RestorePoint)>> {

@@ -78,8 +78,8 @@ fn is_registered(image: &Image) -> bool {
 }
 
 impl Upload {
-    /// Makes the image, or finds it. Whatever earlier calls with the token have written is gone.
-    pub(super) async fn begin(client: &Client, token: &Token, disk: &DiskName, format: disk::Format) -> Result<Self> {
+    /// An upload that has no image yet.
+    fn new(client: &Client, token: &Token, disk: &DiskName, format: &str) -> Self {
         let mark = mark_of(token, disk);
         let mut properties: std::collections::BTreeMap<String, Value> =
             token.tags(Role::Scratch).into_iter().map(|(key, value)| (key, json!(value))).collect();
@@ -87,13 +87,18 @@ impl Upload {
         let form = NewImage {
             id: String::new(),
             name: format!("{}-{disk}", token.name()),
-            disk_format: format.name().to_owned(),
+            disk_format: format.to_owned(),
             container_format: "bare",
             visibility: "private",
             tags: vec![marks::OURS.to_owned(), mark.clone()],
             properties,
         };
-        let mut upload = Self { client: client.clone(), mark, form, image: String::new(), attempt: 0 };
+        Self { client: client.clone(), mark, form, image: String::new(), attempt: 0 }
+    }
+
+    /// Makes the image, or finds it. Whatever earlier calls with the token have written is gone.
+    pub(super) async fn begin(client: &Client, token: &Token, disk: &DiskName, format: disk::Format) -> Result<Self> {
+        let mut upload = Self::new(client, token, disk, format.name());
         let found = attempts(client, &upload.mark).await?;
         let empty = found.iter().find(|image| {
             image.status == Status::Queued
@@ -218,6 +223,36 @@ impl Upload {
             }
         }
     }
+}
+
+/// A disk that is to be copied.
+pub(in crate::openstack) struct Copied<'a> {
+    pub token: &'a Token,
+    pub disk: &'a DiskName,
+    /// As the source is stored.
+    pub format: &'a str,
+    /// What its image carries beside our marks.
+    pub properties: std::collections::BTreeMap<String, String>,
+}
+
+/// Makes the image of a copy, or finds the one that was made before. `true`: it has no bytes, and nothing brings any.
+/// An image whose bytes have stopped coming, since `is_alive` says so, is deleted: bytes can be sent to it once only.
+pub(in crate::openstack) async fn take_up(
+    client: &Client,
+    copied: Copied<'_>,
+    is_alive: impl Fn(&Image) -> bool,
+) -> Result<(Image, bool)> {
+    let mut upload = Upload::new(client, copied.token, copied.disk, copied.format);
+    upload.form.properties.extend(copied.properties.into_iter().map(|(key, value)| (key, json!(value))));
+    let mut found = attempts(client, &upload.mark).await?;
+    if let Some(at) = found.iter().position(|image| image.status == Status::Active || is_alive(image)) {
+        return Ok((found.swap_remove(at), false));
+    }
+    for old in &found {
+        upload.delete(&old.id).await?;
+    }
+    upload.create(found.iter().map(|old| attempt_of(old) + 1).max().unwrap_or_default()).await?;
+    Ok((Glance(client).show(&upload.image).await?, true))
 }
 
 #[cfg(test)]
