@@ -48,6 +48,7 @@ async fn serve(folder: &Path, raw: &Path) -> String {
         server,
         site: None,
         policy: None,
+        owner: None,
         taken_at: "2026-11-22T03:00:00Z".parse().unwrap(),
         consistency: Consistency::Crash,
         machine,

@@ -17,9 +17,9 @@ use bytes::Bytes;
 use cloud_aws::s3::{S3Bucket, S3Credentials, S3Settings};
 use model::{Kind, Patience};
 use tests::seaweed::{ACCESS, SECRET, Seaweed};
+use vault::VerifyScope;
 use vault::bucket::conformance::{Effort, run};
 use vault::bucket::{Bucket, Put, RetryBucket};
-use vault::{Quiet, VerifyScope};
 
 /// The server's administrator.
 fn client(server: &Seaweed) -> aws_sdk_s3::Client {
@@ -148,7 +148,7 @@ async fn a_vault_lives_on_it(server: &Seaweed) {
     assert!(packs.iter().any(|pack| pack.size > 16 << 20), "none went up in parts: {packs:?}");
     let vault = common::open(retried(server, "house/").await).await;
     assert!(common::read(&vault, "p1").await.unwrap() == one && common::read(&vault, "p2").await.unwrap() == two);
-    assert!(vault.verify(&VerifyScope::All, &Quiet).await.unwrap().is_clean());
+    assert!(vault.verify(&VerifyScope::All, &disk::Silent).await.unwrap().is_clean());
     vault.forget(&common::id("p1")).await.unwrap();
     let freed = vault.collect(Duration::ZERO, false).await.unwrap();
     assert!(common::read(&vault, "p2").await.unwrap() == two, "{freed:?}");
@@ -191,7 +191,7 @@ async fn writers_and_a_collector_race_on_it(server: &Seaweed) {
     for (name, data) in one.into_iter().chain(two) {
         assert!(common::read(&vault, &name).await.unwrap() == data, "{name}");
     }
-    assert!(vault.verify(&VerifyScope::All, &Quiet).await.unwrap().is_clean());
+    assert!(vault.verify(&VerifyScope::All, &disk::Silent).await.unwrap().is_clean());
 }
 
 /// A server that gives every request the same answer.

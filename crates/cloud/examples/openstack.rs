@@ -79,6 +79,7 @@ async fn upload(site: &OpenStackSite, file: &str) -> (ImageId, u64) {
         memory: 1 << 28,
         vcpus: 1,
         chipset: None,
+        flavor: None,
         disks: vec![DiskSpec { name: name.clone(), size, bus: DiskBus::Virtio, serial: None }],
         nics: Vec::new(),
         agent: false,
@@ -89,6 +90,7 @@ async fn upload(site: &OpenStackSite, file: &str) -> (ImageId, u64) {
         server: token("x").server,
         site: None,
         policy: None,
+        owner: None,
         taken_at: jiff::Timestamp::UNIX_EPOCH,
         consistency: Consistency::Crash,
         machine,
@@ -116,8 +118,13 @@ async fn main() {
     let (up, up_memory) = (speed(size, began), peak_mib());
     let began = Instant::now();
     let reader = site.open_image(&image, &DiskName::new("vda").unwrap()).await.unwrap();
-    let taken = transfer(reader.as_ref(), vec![Box::new(Nowhere(size, 0))], &TransferOptions::default(), &Silent);
-    let taken = taken.await.unwrap().remove(0).unwrap().received;
+    let nowhere: Vec<Box<dyn DiskWrite>> = vec![Box::new(Nowhere(size, 0))];
+    let taken = transfer(reader.as_ref(), nowhere, &TransferOptions::default(), &Silent)
+        .await
+        .unwrap()
+        .remove(0)
+        .unwrap()
+        .received;
     let down = speed(size, began);
     assert!(taken <= size && taken > 0);
     println!("up {up:.0} MiB/s {up_memory} MiB, down {down:.0} MiB/s {} MiB", peak_mib());

@@ -146,7 +146,7 @@ impl Engine {
     pub fn rewired(
         &self,
         sites: BTreeMap<SiteName, Arc<dyn Cloud>>,
-        vaults: BTreeMap<VaultName, Arc<dyn Archive>>,
+        vaults: BTreeMap<VaultName, LazyArchive>,
         policies: Vec<Policy>,
         settings: Settings,
     ) -> Self {

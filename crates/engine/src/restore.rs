@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use cloud::{LaunchOptions, Network, Target};
 use model::{
-    DiskName, Error, ImageId, InstanceId, Kind, PointDisk, PointId, ReplicaState, RestorePoint, Result, Role,
-    ServerName, SiteName, Via, crash,
+    Error, ImageId, InstanceId, Kind, PointDisk, PointId, ReplicaState, RestorePoint, Result, Role, ServerName,
+    SiteName, Via, crash,
 };
 
 use crate::choose::{Restorable, Source};

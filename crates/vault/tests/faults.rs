@@ -15,7 +15,7 @@ use bytes::Bytes;
 use common::*;
 use model::{Error, Kind, Patience, Result};
 use vault::bucket::{Bucket, MemoryBucket, Object, Put, RetryBucket};
-use vault::{Identity, Quiet, Recipient, Vault, VerifyScope};
+use vault::{Identity, Recipient, Vault, VerifyScope};
 
 const SIZE: usize = 3 << 20;
 
@@ -135,7 +135,7 @@ fn is_whole_and_without_garbage(bucket: &Arc<MemoryBucket>, points: &[(&str, &[u
         }
         vault.collect(Duration::ZERO, false).await.unwrap();
         vault.collect(Duration::ZERO, false).await.unwrap();
-        let report = vault.verify(&VerifyScope::All, &Quiet).await.unwrap();
+        let report = vault.verify(&VerifyScope::All, &disk::Silent).await.unwrap();
         assert!(report.is_clean(), "{when}: {report:?}");
         for (point, bytes) in points {
             assert!(read(&open(bucket.clone()).await, point).await.unwrap() == *bytes, "{when}: {point} was collected");

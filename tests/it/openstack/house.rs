@@ -1,7 +1,7 @@
 //! An engine whose sites are the two regions of the test cloud and a QEMU host, with a vault and a ledger in a folder:
 //! a process that dies leaves the folder, and the next one goes on.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -140,7 +140,7 @@ impl House {
             sites: [(ONE, one.clone()), (TWO, two.clone()), (HOST, host.clone())]
                 .map(|(name, site)| (site_name(name), site))
                 .into(),
-            vaults: [(VaultName::new("main").unwrap(), archive)].into(),
+            vaults: [(VaultName::new("main").unwrap(), archive.into())].into(),
             policies,
             observer: Arc::new(engine::Silent),
             settings: Settings { replica_grace: Duration::ZERO, pack_grace: Duration::ZERO, ..Settings::default() },
@@ -171,7 +171,7 @@ impl House {
     /// Restores the newest point of a server from a place to a site, and launches it there under another name.
     pub async fn restore(&self, server: &str, from: Place, to: &str) -> RestoreReport {
         let name = |name: &str| ServerName::new(name).unwrap();
-        let choice = Choice { server: name(server), at: None, point: None, from: Some(from) };
+        let choice = Choice { server: name(server), at: None, point: None, from: Some(from), via: model::Via::Auto };
         let to = RestoreTo::Site { site: site_name(to), name: Some(name(RESTORED)), launch: true };
         self.engine.restore(&RestoreRequest { choice, to }).await.unwrap()
     }

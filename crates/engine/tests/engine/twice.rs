@@ -47,7 +47,7 @@ async fn lived_in() -> House {
 
 async fn act(house: &House, scenario: Scenario) {
     let engine = house.engine().await;
-    let choice = Choice { server: server(), at: None, point: None, from: None };
+    let choice = Choice { server: server(), at: None, point: None, from: None, via: model::Via::Auto };
     match scenario {
         Scenario::Run => {
             engine.run(&house.request()).await.unwrap();

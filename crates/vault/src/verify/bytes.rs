@@ -78,12 +78,12 @@ impl Check {
             };
             let before = parent.as_ref().and_then(|parent| parent.disk(&disk.name).ok()).map(open);
             let reader = open(disk);
-            let pages = stream::iter(0..disk.pages.len() as u64).then(|index| pieces(&reader, before.as_ref(), index));
-            let pieces = pages.map_ok(|pieces| stream::iter(pieces.into_iter().map(Ok))).try_flatten();
-            let checks = pieces.map_ok(|piece| {
-                let check = self.clone();
-                async move { check.piece(piece).await }
-            });
+            // closures own what they use: futures that borrow are not `Send` enough for callers behind `dyn`
+            let pages = stream::iter(0..disk.pages.len() as u64)
+                .then(move |index| pieces(reader.clone(), before.clone(), index))
+                .map_ok(|pieces| stream::iter(pieces.into_iter().map(Ok)));
+            let check = self.clone();
+            let checks = pages.try_flatten().map_ok(move |piece| check.clone().piece(piece));
             let mut checks = std::pin::pin!(checks.try_buffer_unordered(PIECES));
             while let Some(fine) = checks.try_next().await? {
                 fine.iter().for_each(|(at, fine)| findings.fine(*at, fine));
@@ -93,7 +93,7 @@ impl Check {
     }
 
     /// Checks the leaves of a piece, and those of its frames that nobody has taken on.
-    async fn piece(&self, piece: Piece) -> Result<Vec<(FrameAt, Fine)>> {
+    async fn piece(self: Arc<Self>, piece: Piece) -> Result<Vec<(FrameAt, Fine)>> {
         let mut frames = piece.reader.frames(piece.start, piece.end).await?;
         {
             let mut taken = lock(&self.taken);
@@ -124,12 +124,12 @@ impl Check {
 }
 
 /// The leaves of a page that are to be read, in pieces.
-async fn pieces(reader: &Arc<VaultDisk>, before: Option<&Arc<VaultDisk>>, index: u64) -> Result<Vec<Piece>> {
-    if before.is_some_and(|before| before.entry(index) == reader.entry(index)) {
+async fn pieces(reader: Arc<VaultDisk>, before: Option<Arc<VaultDisk>>, index: u64) -> Result<Vec<Piece>> {
+    if before.as_ref().is_some_and(|before| before.entry(index) == reader.entry(index)) {
         return Ok(Vec::new());
     }
     let Some(page) = reader.page(index).await? else { return Ok(Vec::new()) };
-    let old = match before {
+    let old = match &before {
         Some(before) => before.page(index).await.unwrap_or_default(),
         None => None,
     };

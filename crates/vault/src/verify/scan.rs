@@ -91,8 +91,9 @@ pub(super) async fn scan(
     });
     let work =
         stream::iter(opened).buffered(OPENING).map_ok(|work| stream::iter(work.into_iter().map(Ok))).try_flatten();
-    let done = work.map_ok(|work| {
-        let shared = shared.clone();
+    let owner = shared.clone();
+    let done = work.map_ok(move |work| {
+        let shared = owner.clone();
         async move {
             Ok::<_, Error>(match work {
                 Work::Window(frames) => (None, check_frames(&shared, &frames).await),
@@ -150,12 +151,14 @@ async fn open(
 /// Reads frames back and checks them.
 pub(super) async fn check_frames(shared: &Arc<Shared>, frames: &[FrameAt]) -> Vec<(FrameAt, Result<Fine>)> {
     let asked = shared.request(frames).await;
-    let checks =
-        frames.iter().zip(asked).map(|(at, frame)| async move { (*at, check_frame(shared, *at, frame).await) });
+    let checks = frames.iter().copied().zip(asked).map(|(at, frame)| {
+        let shared = shared.clone();
+        async move { (at, check_frame(shared, at, frame).await) }
+    });
     join_all(checks).await
 }
 
-async fn check_frame(shared: &Arc<Shared>, at: FrameAt, frame: Result<FrameFuture>) -> Result<Fine> {
+async fn check_frame(shared: Arc<Shared>, at: FrameAt, frame: Result<FrameFuture>) -> Result<Fine> {
     let plain = shared.await_frame(at, frame?).await?;
     let (info, ids) = (shared.pack(at.pack).await?, shared.ids(at.pack).await?);
     let entry = *info.entry(at.frame)?;
