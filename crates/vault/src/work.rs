@@ -6,14 +6,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use model::{Error, Kind, Result};
 use tokio::sync::oneshot;
-use zstd::stream::raw::CParameter;
 
 use crate::keys::broken;
-use crate::options::DEFAULT_LEVEL;
-
-/// The tables of the default level, which are made for a window of 2 MiB, miss the cache of a core at every other step.
-/// Frames are shorter: with tables of half the size they take a sixth less time, and half a percent more bytes.
-const HASH_LOG: u32 = 16;
 
 /// What one thread keeps between jobs: no allocation and no set-up on the hot path.
 pub(crate) struct Scratch {
@@ -108,11 +102,6 @@ fn scratch(level: i32) -> Result<Scratch> {
     let mut compressor = zstd::bulk::Compressor::new(level).map_err(refused)?;
     // the frame's own seal is stronger than a checksum, and its length is known
     compressor.include_checksum(false).map_err(refused)?;
-    if level == DEFAULT_LEVEL {
-        for parameter in [CParameter::HashLog(HASH_LOG), CParameter::ChainLog(HASH_LOG - 1)] {
-            compressor.set_parameter(parameter).map_err(refused)?;
-        }
-    }
     let decompressor = zstd::bulk::Decompressor::new().map_err(refused)?;
     Ok(Scratch { compressor, decompressor, buffer: Vec::new() })
 }

@@ -26,7 +26,8 @@ fn policies() -> Vec<Policy> {
 }
 
 async fn act(house: &House, scenario: &str) {
-    let choice = Choice { server: ServerName::new(SERVER).unwrap(), at: None, point: None, from: None, via: model::Via::Auto };
+    let choice =
+        Choice { server: ServerName::new(SERVER).unwrap(), at: None, point: None, from: None, via: model::Via::Auto };
     match scenario {
         "run" => {
             house.run("web").await;

@@ -81,7 +81,6 @@ pub struct House {
     pub one: Arc<dyn Cloud>,
     pub two: Arc<dyn Cloud>,
     pub host: Arc<dyn Cloud>,
-    pub vault: Arc<Vault>,
 }
 
 /// A policy that keeps the last point of a server.
@@ -129,8 +128,7 @@ impl House {
         let one = retrying(Arc::new(region(clouds, folder, ONE, &format!("{project}-least"))));
         let two = retrying(Arc::new(region(clouds, folder, TWO, &format!("{project}-two-least"))));
         let host: Arc<dyn Cloud> = Arc::new(host(folder, clock.clone()));
-        let vault = Arc::new(vault(&folder.join("vault"), clock.clone()).await);
-        let archive: Arc<dyn Archive> = vault.clone();
+        let archive: Arc<dyn Archive> = Arc::new(vault(&folder.join("vault"), clock.clone()).await);
         let counter = AtomicU64::new(u64::from(std::process::id()) << 8);
         let parts = Parts {
             ledger: Arc::new(SledLedger::open(&folder.join("ledger")).await.unwrap()),
@@ -145,7 +143,7 @@ impl House {
             observer: Arc::new(engine::Silent),
             settings: Settings { replica_grace: Duration::ZERO, pack_grace: Duration::ZERO, ..Settings::default() },
         };
-        Self { engine: Engine::new(parts).await.unwrap(), one, two, host, vault }
+        Self { engine: Engine::new(parts).await.unwrap(), one, two, host }
     }
 
     /// Runs a policy of one server, and every destination has it.
