@@ -70,7 +70,7 @@ workspace() {
 }
 # Against real OpenStack services, which run only as long as these tests do.
 openstack() {
-  tests/openstack/with.sh 3 cargo test --locked -p tests --test it -- openstack:: \
+  tests/openstack/with.sh 3 cargo test --locked --workspace --test it -- openstack:: \
     --test-threads "${REPLICATE_TEST_THREADS:-3}" --show-output
 }
 proofs() {

@@ -47,7 +47,7 @@ impl Seaweed {
             // a folder of its file store is a bucket; a file in it proves that all parts of the server have found each other
             server.wait_for("a bucket can be made", || {
                 filer(port, "POST", &format!("/buckets/{bucket}/"), "")
-                    && filer(port, "POST", &format!("/buckets/{bucket}/warm"), "x")
+                    && filer(port, "PUT", &format!("/buckets/{bucket}/warm"), "x")
                     && filer(port, "DELETE", &format!("/buckets/{bucket}/warm"), "")
             })?;
         }
@@ -90,9 +90,10 @@ fn free_port() -> u16 {
 /// One request to the server's file store, which asks for no keys. `false`: not yet.
 fn filer(port: u16, method: &str, path: &str, body: &str) -> bool {
     let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port + 12)) else { return false };
-    let form = "content-type: application/octet-stream\r\nconnection: close";
+    // an empty POST to a folder makes it only if it names no type; a file is put as it is
+    let form = if body.is_empty() { "" } else { "content-type: application/octet-stream\r\n" };
     let request = format!(
-        "{method} {path} HTTP/1.1\r\nhost: localhost\r\n{form}\r\ncontent-length: {}\r\n\r\n{body}",
+        "{method} {path} HTTP/1.1\r\nhost: localhost\r\n{form}connection: close\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     );
     let mut answer = String::new();

@@ -381,7 +381,9 @@ async fn the_suite_of_targets_passes_for_both_formats() {
             println!("{} {:?}: {}", finding.name, finding.verdict, finding.detail);
         }
         assert!(count(Verdict::Passed) > 10 && count(Verdict::Failed) == 0, "{format}: {findings:#?}");
-        assert_eq!(count(Verdict::Skipped), 0, "everything can be tried here");
+        // a host of guests neither locks images nor hides them; everything else can be tried here
+        let skipped: Vec<_> = findings.iter().filter(|finding| finding.verdict == Verdict::Skipped).collect();
+        assert!(skipped.iter().all(|finding| finding.name.starts_with("options.")), "{skipped:#?}");
         assert!(lab.owned().await.is_empty());
     }
 }

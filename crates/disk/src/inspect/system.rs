@@ -173,7 +173,14 @@ fn secrets(tree: &Tree) -> Vec<String> {
 fn kernels<'a>(root: &Tree, trees: impl Iterator<Item = &'a Tree> + Clone) -> Vec<Kernel> {
     let find = |tree: &Tree, folder: &str| -> Vec<String> {
         let names = tree.names(folder).into_iter();
-        names.filter_map(|name| Some(name.strip_prefix("vmlinuz-")?.to_owned())).collect()
+        // a kernel without a version in its name has the one whose modules there are
+        let modules = || root.names("/lib/modules").pop().unwrap_or_default();
+        names
+            .filter_map(|name| match name.strip_prefix("vmlinuz")? {
+                "" => Some(modules()),
+                version => Some(version.strip_prefix('-')?.to_owned()),
+            })
+            .collect()
     };
     let mut versions = find(root, "/boot");
     let mut boot: (&Tree, &str) = (root, "/boot");
@@ -186,14 +193,16 @@ fn kernels<'a>(root: &Tree, trees: impl Iterator<Item = &'a Tree> + Clone) -> Ve
             }
         }
     }
+    versions.dedup();
     versions.into_iter().rev().take(KERNELS).map(|version| kernel(root, boot, &version)).collect()
 }
 
 fn kernel(root: &Tree, (tree, folder): (&Tree, &str), version: &str) -> Kernel {
     let built = root.text(&format!("/lib/modules/{version}/modules.builtin")).unwrap_or_default();
     let built: BTreeSet<String> = built.lines().filter_map(initramfs::module).collect();
-    let names = [format!("initrd.img-{version}"), format!("initramfs-{version}.img"), format!("initrd-{version}")];
-    let file = names.iter().find_map(|name| tree.0.open(format!("{folder}/{name}").as_str()).ok());
+    let versioned = [format!("initrd.img-{version}"), format!("initramfs-{version}.img"), format!("initrd-{version}")];
+    let names = versioned.into_iter().chain(["initrd.img", "initramfs.img", "initrd"].map(str::to_owned));
+    let file = names.into_iter().find_map(|name| tree.0.open(format!("{folder}/{name}").as_str()).ok());
     let (carried, note) = match file {
         Some(file) => initramfs::modules(Content(file).take(INITRAMFS)),
         None => (BTreeSet::new(), Some("it has no initramfs".to_owned())),

@@ -249,7 +249,7 @@ async fn lagging() -> (House, RestoreRequest) {
     let mut house = House::new();
     house.run().await;
     house.policy.replicate.retain(|destination| destination.place == vault_place());
-    house.write("vda", 5 * 65_536, 0x77, 512);
+    house.write("vda", 3 * 65_536, 0x77, 512);
     house.run().await;
     let to = RestoreTo::Site { site: site("remote"), name: None, launch: false };
     (house, RestoreRequest { choice: choice(), to })

@@ -110,8 +110,8 @@ impl FileWriter {
             return self.put_zeroes(self.cursor, end - self.cursor).await;
         };
         if let Some(leaves) = &base.leaves {
-            // the last leaf of a base that ends within it has a padding that lies in no file
-            let known = if leaves.size() == self.size { end } else { end.min(leaves.size() / LEAF * LEAF) };
+            // of disks of two sizes only leaves that lie in both as a whole are the same
+            let known = if leaves.size() == self.size { end } else { end.min(leaves.size()) / LEAF * LEAF };
             while self.cursor < known {
                 let to = ((self.cursor / PAGE + 1) * PAGE).min(known);
                 let (leaves, page) = (leaves.clone(), self.cursor / PAGE);

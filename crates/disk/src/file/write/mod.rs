@@ -243,7 +243,9 @@ impl DiskWrite for FileWriter {
             let seal = || layout.seal(&file).and_then(|()| file.sync_all());
             seal().map_err(|e| Error::io(format!("cannot write {place}"), e))?;
             let meta = file.metadata().map_err(|e| Error::io(format!("cannot look at {place}"), e))?;
-            let stored = if place.is_device() { received } else { (meta.blocks() * 512).saturating_sub(shared) };
+            // less than the length where there are holes; more where the file system has reserved room
+            let kept = (meta.blocks() * 512).min(meta.len());
+            let stored = if place.is_device() { received } else { kept.saturating_sub(shared) };
             if let Some(recorder) = recorder {
                 recorder.publish(&file, &root, &pages)?;
             }
