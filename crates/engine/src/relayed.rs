@@ -15,7 +15,7 @@ use crate::steps::token;
 use crate::{Choice, Engine};
 
 /// Step of such a copy. The prefix marks images that are no replicas.
-const STEP: &str = "restore-relay";
+pub(crate) const STEP: &str = "restore-relay";
 
 impl Engine {
     /// Puts the nearest replica first, and marks those that the provider can copy to `site`: what is there already,

@@ -9,6 +9,7 @@ use model::{Error, Kind, Result, Role, crash, tag};
 
 use crate::ledger::Batch;
 use crate::records::{RunRecord, RunState};
+use crate::relayed::STEP as RELAYED;
 use crate::restore::{IMAGE, LAUNCH};
 use crate::{Engine, Problem, RunOutcome, SweepReport, SweptReport};
 
@@ -124,7 +125,8 @@ impl Engine {
         self.files_gone(&run).await?;
         let launched = restore && self.step_known(&run.id, LAUNCH).await?;
         // before the image is begun there is only scratch; if there is more, the ledger is older than the restore, which went well then
-        let only_scratch = launched || (restore && !self.step_known(&run.id, IMAGE).await?);
+        let begun = self.step_known(&run.id, IMAGE).await? || self.step_known(&run.id, RELAYED).await?;
+        let only_scratch = launched || (restore && !begun);
         let gone = if only_scratch { self.scratch_gone(&run).await } else { self.everything_gone(&run).await };
         if let Err(error) = gone {
             // stays open, so that the next start tries again

@@ -321,7 +321,11 @@ fn sweep(scenario: &str) {
         }
         spawn(dead, "recover", scenario, None);
     });
-    assert!(single > 1 && pairs > 0, "{scenario}: only {single} points and {pairs} pairs were hit");
+    // an adoption is one commit: in a sample it may be over before the death, and nothing is left to recover from
+    assert!(
+        single > 1 && (pairs > 0 || scenario == "adopt"),
+        "{scenario}: only {single} points and {pairs} pairs were hit"
+    );
     println!(
         "{scenario}: killed at {single} points and {pairs} pairs of points (every {every:?}), recovered each time"
     );

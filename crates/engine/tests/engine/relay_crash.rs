@@ -54,7 +54,8 @@ async fn sweep(cuts: &[Cut], prepare: impl Fn(&House)) -> u64 {
             arm(&house, *cut, n);
             let request = house.request();
             let done = survives(async { house.engine().await.run(&request).await }).await;
-            let hit = !done || house.zone().hits().iter().any(|hit| hit.fault == Fault::HangAfter);
+            // a site that does not answer when the ledger is compared with the world stops nothing
+            let hit = !done || !house.zone().hits().is_empty();
             disarm(&house);
             if !hit {
                 assert!(n > 4, "{cut:?} was never hit: {n}");

@@ -100,10 +100,17 @@ async fn state(house: &House) -> BTreeSet<String> {
                 // signed over instants: that there is one is what counts
                 Tree::Proofs => value = Value::Null,
                 // what the guards saw is told as they saw it, and the replica was gone by then
-                Tree::Tombstones => value["guards"] = Value::Null,
+                // as is whether an image that is gone was protected
+                Tree::Tombstones => {
+                    value["guards"] = Value::Null;
+                    value["replica"].as_object_mut().unwrap().remove("unprotected_at");
+                }
                 _ => {
                     for field in ["attempts", "started_at", "finished_at"] {
                         value.as_object_mut().unwrap().remove(field);
+                    }
+                    for destination in value["destinations"].as_array_mut().into_iter().flatten() {
+                        destination.as_object_mut().unwrap().remove("seconds");
                     }
                 }
             }
