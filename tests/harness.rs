@@ -1,3 +1,4 @@
 //! What the workspace tests share: fixtures, a command runner, fault helpers.
 
 pub mod guest;
+pub mod seaweed;

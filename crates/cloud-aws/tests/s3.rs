@@ -4,107 +4,37 @@
 
 #![allow(clippy::expect_used, clippy::print_stderr, clippy::unwrap_used, reason = "a panic is a test's verdict")]
 
+#[path = "../../vault/tests/common/mod.rs"]
+mod common;
+
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::net::TcpListener;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aws_sdk_s3::config::{Credentials, Region};
 use bytes::Bytes;
 use cloud_aws::s3::{S3Bucket, S3Credentials, S3Settings};
-use model::Kind;
+use model::{Kind, Patience};
+use tests::seaweed::{ACCESS, SECRET, Seaweed};
 use vault::bucket::conformance::{Effort, run};
-use vault::bucket::{Bucket, Put, RetryBucket, RetryOptions};
+use vault::bucket::{Bucket, Put, RetryBucket};
+use vault::{Quiet, VerifyScope};
 
-/// The server; killed when dropped, for its own shutdown takes half a minute.
-struct Seaweed {
-    child: Child,
-    port: u16,
-    _folder: tempfile::TempDir,
+/// The server's administrator.
+fn client(server: &Seaweed) -> aws_sdk_s3::Client {
+    let config = aws_sdk_s3::Config::builder()
+        .behavior_version(aws_sdk_s3::config::BehaviorVersion::v2026_01_12())
+        .region(Region::from_static("us-east-1"))
+        .credentials_provider(Credentials::new(ACCESS, SECRET, None, None, "test"))
+        .endpoint_url(server.endpoint())
+        .force_path_style(true)
+        .build();
+    aws_sdk_s3::Client::from_conf(config)
 }
 
-impl Drop for Seaweed {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Seaweed {
-    fn start() -> Result<Self, String> {
-        let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
-        let port = free_port();
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/seaweedfs.sh");
-        let log = std::fs::File::create(folder.path().join("log")).map_err(|e| e.to_string())?;
-        let error_log = log.try_clone().map_err(|e| e.to_string())?;
-        let child = Command::new(script)
-            .arg(folder.path())
-            .arg(port.to_string())
-            .stdin(Stdio::null())
-            .stdout(log)
-            .stderr(error_log)
-            .spawn()
-            .map_err(|e| e.to_string())?;
-        let mut server = Self { child, port, _folder: folder };
-        let start = Instant::now();
-        while start.elapsed() < Duration::from_secs(180) {
-            if let Ok(Some(status)) = server.child.try_wait() {
-                return Err(format!("tests/seaweedfs.sh ended with {status}"));
-            }
-            if TcpStream::connect(("127.0.0.1", port)).is_ok() {
-                return Ok(server);
-            }
-            std::thread::sleep(Duration::from_millis(200));
-        }
-        Err("the server did not open its port within 3 minutes".into())
-    }
-
-    fn settings(&self, bucket: &str, prefix: &str) -> S3Settings {
-        settings(self.port, bucket, prefix, "replicate", "replicatesecret")
-    }
-
-    fn client(&self) -> aws_sdk_s3::Client {
-        let config = aws_sdk_s3::Config::builder()
-            .behavior_version(aws_sdk_s3::config::BehaviorVersion::v2026_01_12())
-            .region(Region::from_static("us-east-1"))
-            .credentials_provider(Credentials::new("replicate", "replicatesecret", None, None, "test"))
-            .endpoint_url(format!("http://127.0.0.1:{}", self.port))
-            .force_path_style(true)
-            .build();
-        aws_sdk_s3::Client::from_conf(config)
-    }
-
-    /// Makes a bucket; retried, since the port opens before the parts of the server have found each other.
-    async fn make_bucket(&self, name: &str) {
-        let client = self.client();
-        for _ in 0..60 {
-            // made by an earlier round is as good
-            let _ = client.create_bucket().bucket(name).send().await;
-            let key = "warm";
-            let put =
-                client.put_object().bucket(name).key(key).body(Bytes::from_static(b"x").into()).send().await.is_ok();
-            if put {
-                client.delete_object().bucket(name).key(key).send().await.unwrap();
-                return;
-            }
-            tokio::time::sleep(Duration::from_secs(1)).await;
-        }
-        panic!("no bucket can be made on the server");
-    }
-}
-
-/// A port with the eleven to thirteen above it and their gRPC twins free enough: an odd corner of the range.
-fn free_port() -> u16 {
-    for _ in 0..50 {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = 20_000 + listener.local_addr().unwrap().port() % 5_000;
-        let all = [port, port + 10, port + 11, port + 12, port + 10_010, port + 10_011, port + 10_012];
-        if all.iter().all(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()) {
-            return port;
-        }
-    }
-    panic!("no free ports");
+fn admin(server: &Seaweed, bucket: &str, prefix: &str) -> S3Settings {
+    settings(server.port, bucket, prefix, ACCESS, SECRET)
 }
 
 fn settings(port: u16, bucket: &str, prefix: &str, access: &str, secret: &str) -> S3Settings {
@@ -124,23 +54,24 @@ fn settings(port: u16, bucket: &str, prefix: &str, access: &str, secret: &str) -
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_real_s3_server() {
-    let server = match Seaweed::start() {
+    let server = match Seaweed::start(&["vaults"]) {
         Ok(server) => server,
         Err(why) => {
             eprintln!("SKIPPED: the S3 bucket is not tested against a server: {why}");
             return;
         }
     };
-    server.make_bucket("vaults").await;
     conforms(&server).await;
     prefixes_are_apart(&server).await;
     refusals_are_classified(&server).await;
     abandoned_uploads_are_aborted(&server).await;
+    a_vault_lives_on_it(&server).await;
+    writers_and_a_collector_race_on_it(&server).await;
 }
 
 async fn conforms(server: &Seaweed) {
-    let bucket = S3Bucket::open(server.settings("vaults", "suite/")).await.unwrap();
-    let bucket = Arc::new(RetryBucket::new(Arc::new(bucket), RetryOptions::default()));
+    let bucket = S3Bucket::open(admin(server, "vaults", "suite/")).await.unwrap();
+    let bucket = Arc::new(RetryBucket::new(Arc::new(bucket), Patience::default()));
     let findings = run(bucket, Effort::full()).await;
     for finding in &findings {
         eprintln!("{} {}: {}", if finding.ok { "ok  " } else { "FAIL" }, finding.name, finding.detail);
@@ -149,10 +80,10 @@ async fn conforms(server: &Seaweed) {
 }
 
 async fn prefixes_are_apart(server: &Seaweed) {
-    let one = S3Bucket::open(server.settings("vaults", "one/")).await.unwrap();
-    let all = S3Bucket::open(server.settings("vaults", "")).await.unwrap();
+    let one = S3Bucket::open(admin(server, "vaults", "one/")).await.unwrap();
+    let all = S3Bucket::open(admin(server, "vaults", "")).await.unwrap();
     one.put("config", Bytes::from_static(b"x"), Put::CreateOnly).await.unwrap();
-    let two = S3Bucket::open(server.settings("vaults", "two/")).await.unwrap();
+    let two = S3Bucket::open(admin(server, "vaults", "two/")).await.unwrap();
     assert!(two.list("").await.unwrap().is_empty());
     assert_eq!(one.list("").await.unwrap()[0].key, "config");
     assert_eq!(all.list("one/").await.unwrap()[0].key, "one/config");
@@ -172,19 +103,19 @@ async fn refusals_are_classified(server: &Seaweed) {
     assert_eq!(refused.kind(), Kind::Denied);
     assert!(!refused.chain().contains("readersecret"));
     // a bucket that does not exist is a mistake, never an empty vault
-    let missing = S3Bucket::connect(server.settings("no-such-bucket", "")).await.unwrap();
+    let missing = S3Bucket::connect(admin(server, "no-such-bucket", "")).await.unwrap();
     assert_eq!(missing.list("").await.unwrap_err().kind(), Kind::Invalid);
     assert_eq!(missing.get("config", None).await.unwrap_err().kind(), Kind::Invalid);
 }
 
 async fn abandoned_uploads_are_aborted(server: &Seaweed) {
-    let client = server.client();
+    let client = client(server);
     for key in ["dead/packs/a", "dead/packs/b", "other/packs/c"] {
         let begun = client.create_multipart_upload().bucket("vaults").key(key).send().await.unwrap();
         let part = client.upload_part().bucket("vaults").key(key).upload_id(begun.upload_id().unwrap());
         part.part_number(1).body(Bytes::from(vec![7; 5 << 20]).into()).send().await.unwrap();
     }
-    let bucket = S3Bucket::open(server.settings("vaults", "dead/")).await.unwrap();
+    let bucket = S3Bucket::open(admin(server, "vaults", "dead/")).await.unwrap();
     // a day has not passed: these may be alive
     assert_eq!(bucket.abort_abandoned_uploads(Duration::from_secs(86_400)).await.unwrap(), 0);
     assert_eq!(bucket.abort_abandoned_uploads(Duration::ZERO).await.unwrap(), 2);
@@ -193,6 +124,74 @@ async fn abandoned_uploads_are_aborted(server: &Seaweed) {
     let left = client.list_multipart_uploads().bucket("vaults").send().await.unwrap();
     let left: Vec<_> = left.uploads().iter().filter_map(|upload| upload.key()).collect();
     assert_eq!(left, ["other/packs/c"]);
+}
+
+/// A bucket of the server as the wiring gives it to a vault.
+async fn retried(server: &Seaweed, prefix: &str) -> Arc<dyn Bucket> {
+    let bucket = S3Bucket::open(admin(server, "vaults", prefix)).await.unwrap();
+    Arc::new(RetryBucket::new(Arc::new(bucket), Patience::default()))
+}
+
+/// Points of several packs, large ones in parts; an increment, damage, what is forgotten, what is collected.
+async fn a_vault_lives_on_it(server: &Seaweed) {
+    let bucket = retried(server, "house/").await;
+    let vault = common::create(bucket.clone()).await;
+    let one = common::noise(1, 40 << 20);
+    let mut two = one.clone();
+    two[1 << 20..2 << 20].copy_from_slice(&common::noise(2, 1 << 20));
+    common::write(&vault, "p1", None, &one, None).await.unwrap();
+    let first: u64 = bucket.list("packs/").await.unwrap().iter().map(|pack| pack.size).sum();
+    common::write(&vault, "p2", Some("p1"), &two, Some(&one)).await.unwrap();
+    let packs = bucket.list("packs/").await.unwrap();
+    let second = packs.iter().map(|pack| pack.size).sum::<u64>() - first;
+    assert!(first > 38 << 20 && second < 2 << 20, "{first} bytes, then {second}");
+    assert!(packs.iter().any(|pack| pack.size > 16 << 20), "none went up in parts: {packs:?}");
+    let vault = common::open(retried(server, "house/").await).await;
+    assert!(common::read(&vault, "p1").await.unwrap() == one && common::read(&vault, "p2").await.unwrap() == two);
+    assert!(vault.verify(&VerifyScope::All, &Quiet).await.unwrap().is_clean());
+    vault.forget(&common::id("p1")).await.unwrap();
+    let freed = vault.collect(Duration::ZERO, false).await.unwrap();
+    assert!(common::read(&vault, "p2").await.unwrap() == two, "{freed:?}");
+    vault.forget(&common::id("p2")).await.unwrap();
+    let freed = vault.collect(Duration::ZERO, false).await.unwrap();
+    assert!(freed.deleted > 0);
+    let left = bucket.list("").await.unwrap();
+    assert!(left.iter().all(|o| o.key == "vault.json" || o.key.starts_with("keys/")), "{left:?}");
+}
+
+/// Two writers that share half of their bytes, each with a connection of its own, while a collector condemns what no manifest names yet.
+async fn writers_and_a_collector_race_on_it(server: &Seaweed) {
+    common::create(retried(server, "race/").await).await;
+    let writer = async |number: u64| {
+        let mut kept = Vec::new();
+        for round in 0..3 {
+            let mut data = common::noise(round, 1 << 20);
+            data.extend(common::noise(100 + number * 10 + round, 1 << 20));
+            let vault = common::open(retried(server, "race/").await).await;
+            let name = format!("w{number}-{round}");
+            let mut tries = 0;
+            while let Err(error) = common::write(&vault, &name, None, &data, None).await {
+                assert!(error.kind().is_retryable() || error.kind() == Kind::NotFound, "{}", error.chain());
+                tries += 1;
+                assert!(tries < 20, "{}", error.chain());
+            }
+            kept.push((name, data));
+        }
+        kept
+    };
+    let collector = async {
+        for _ in 0..6 {
+            let vault = common::open(retried(server, "race/").await).await;
+            vault.collect(Duration::ZERO, false).await.unwrap();
+        }
+    };
+    let (one, two, ()) = tokio::join!(writer(0), writer(1), collector);
+    let vault = common::open(retried(server, "race/").await).await;
+    vault.collect(Duration::ZERO, false).await.unwrap();
+    for (name, data) in one.into_iter().chain(two) {
+        assert!(common::read(&vault, &name).await.unwrap() == data, "{name}");
+    }
+    assert!(vault.verify(&VerifyScope::All, &Quiet).await.unwrap().is_clean());
 }
 
 /// A server that gives every request the same answer.
@@ -239,7 +238,10 @@ async fn statuses_are_classified_and_the_wish_of_the_store_is_kept() {
     let slow = "HTTP/1.1 503 Slow\r\nretry-after: 7\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
     let error = bucket_that_answers(slow).await.get("x", None).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Throttled);
-    assert!(error.chain().contains("7 s"), "{}", error.chain());
+    assert_eq!(error.retry_after(), Some(Duration::from_secs(7)));
+    let dated = "HTTP/1.1 429 Slow\r\ndate: Sun, 22 Nov 2026 03:00:00 GMT\r\nretry-after: Sun, 22 Nov 2026 03:01:00 GMT\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    let error = bucket_that_answers(dated).await.list("x").await.unwrap_err();
+    assert_eq!((error.kind(), error.retry_after()), (Kind::Throttled, Some(Duration::from_secs(60))));
     let conflict = "HTTP/1.1 409 Conflict\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
     let bucket = bucket_that_answers(conflict).await;
     assert_eq!(bucket.put("x", Bytes::new(), Put::CreateOnly).await.unwrap_err().kind(), Kind::Transient);

@@ -16,8 +16,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use disk::{DiskRead, DiskWrite};
 use model::{
-    DiskName, Error, ExtentList, ImageId, ImageOption, ImageOptions, InstanceId, Kind, RestorePoint, Result, Role,
-    ServerName, SiteName, Token,
+    DiskName, Error, ExtentList, ImageId, ImageOption, ImageOptions, InstanceId, Kind, Patience, RestorePoint, Result,
+    Role, ServerName, SiteName, Token,
 };
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
@@ -38,30 +38,20 @@ enum Call {
     Glance,
 }
 
-/// How long to try, and how patiently.
+/// How long to try, and how much at once.
 #[derive(Debug, Clone)]
 pub struct RetryOptions {
-    /// The one deadline of an operation, all its attempts and waits included.
-    pub deadline: Duration,
-    /// The same for looks at a running instance, which are repeated anyhow.
+    /// How long and how patiently to try an operation.
+    pub patience: Patience,
+    /// The deadline of looks at a running instance, which are repeated anyhow.
     pub glance: Duration,
-    /// The wait after the first failure; it doubles each time.
-    pub first_wait: Duration,
-    /// The longest wait.
-    pub longest_wait: Duration,
     /// How many calls may be in flight at a site that does not throttle.
     pub in_flight: usize,
 }
 
 impl Default for RetryOptions {
     fn default() -> Self {
-        Self {
-            deadline: Duration::from_secs(15 * 60),
-            glance: Duration::from_secs(30),
-            first_wait: Duration::from_millis(200),
-            longest_wait: Duration::from_secs(30),
-            in_flight: 32,
-        }
+        Self { patience: Patience::default(), glance: Duration::from_secs(30), in_flight: 32 }
     }
 }
 
@@ -107,12 +97,12 @@ impl Retrying {
 }
 
 impl Shared {
-    /// Between half of `wait` and all of it.
-    fn jitter(&self, wait: Duration) -> Duration {
+    /// A number from 0 to 1 that spreads waits.
+    fn chance(&self) -> f64 {
         let mut x = self.state.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
         x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         x ^= x >> 31;
-        wait.mul_f64(0.5 + (x >> 11) as f64 / (1_u64 << 54) as f64)
+        (x >> 11) as f64 / (1_u64 << 53) as f64
     }
 
     async fn permit(&self) -> Option<SemaphorePermit<'_>> {
@@ -143,17 +133,15 @@ impl Shared {
         Fut: Future<Output = Result<T>> + Send,
     {
         let started = Instant::now();
-        let limit = if kind == Call::Glance { self.options.glance } else { self.options.deadline };
-        let deadline = started + limit;
-        let mut wait = self.options.first_wait;
-        let mut attempts = 0_u32;
+        let patience = self.options.patience;
+        let limit = if kind == Call::Glance { self.options.glance } else { patience.deadline };
+        let mut attempts = Patience { deadline: limit, ..patience }.attempts();
         loop {
-            attempts += 1;
             let answer = {
                 let _permit = self.permit().await;
                 match kind {
                     Call::Effect => Ok(call().await),
-                    Call::Look | Call::Glance => tokio::time::timeout_at(deadline, call()).await,
+                    Call::Look | Call::Glance => tokio::time::timeout_at(started + limit, call()).await,
                 }
             };
             let error = match answer {
@@ -161,7 +149,6 @@ impl Shared {
                     self.recover();
                     return Ok(value);
                 }
-                Ok(Err(error)) if !error.kind().is_retryable() => return Err(error),
                 Ok(Err(error)) => error,
                 Err(_) => {
                     let operation = format!("cannot {name} within {} s", limit.as_secs());
@@ -171,14 +158,10 @@ impl Shared {
             if error.kind() == Kind::Throttled {
                 self.throttle();
             }
-            let pause = self.jitter(wait);
-            if Instant::now() + pause >= deadline {
-                let seconds = started.elapsed().as_secs();
-                return Err(error.within(format!("cannot {name}: gave up after {attempts} attempts in {seconds} s")));
-            }
-            tracing::debug!(operation = name, attempts, wait = ?pause, error = error.chain(), "retrying");
-            tokio::time::sleep(pause).await;
-            wait = (wait * 2).min(self.options.longest_wait);
+            let why = error.chain();
+            let wait = attempts.failed_by(error, name, started.elapsed(), self.chance())?;
+            tracing::debug!(operation = name, attempts = attempts.failed(), ?wait, error = why, "retrying");
+            tokio::time::sleep(wait).await;
         }
     }
 }

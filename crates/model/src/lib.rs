@@ -13,6 +13,7 @@ mod machine;
 mod point;
 mod policy;
 mod retention;
+mod retry;
 mod tags;
 
 pub use clock::{Clock, ManualClock};
@@ -27,4 +28,5 @@ pub use machine::{Arch, DiskBus, DiskSpec, Firmware, MachineSpec, NicSpec};
 pub use point::{Consistency, DiskRoot, Place, PointDisk, Replica, ReplicaState, RestorePoint};
 pub use policy::{CapturePolicy, CatchUp, Destination, DrillPolicy, Objectives, Policy, Probe, Schedule, Select};
 pub use retention::{Candidate, Decision, DropReason, Dropped, Keep, Kept, Reason};
+pub use retry::{Attempts, Patience, parse_retry_after};
 pub use tags::{Role, Tags, Token, tag};

@@ -7,11 +7,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use model::{Error, Kind, Result};
+use model::{Error, Kind, Patience, Result};
 use vault::bucket::conformance::{Effort, Finding, run};
-use vault::bucket::{
-    Bucket, DirBucket, Fault, MemoryBucket, Object, Operation, Put, RetryAfter, RetryBucket, RetryOptions,
-};
+use vault::bucket::{Bucket, DirBucket, Fault, MemoryBucket, Object, Operation, Put, RetryBucket};
 
 fn failures(findings: &[Finding]) -> Vec<&str> {
     findings.iter().filter(|finding| !finding.ok).map(|finding| finding.name.as_str()).collect()
@@ -38,7 +36,7 @@ async fn a_directory_conforms() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_behind_retries_conforms() {
-    let bucket = Arc::new(RetryBucket::new(Arc::new(MemoryBucket::new()), RetryOptions::default()));
+    let bucket = Arc::new(RetryBucket::new(Arc::new(MemoryBucket::new()), Patience::default()));
     let findings = run(bucket, Effort::quick()).await;
     assert!(failures(&findings).is_empty(), "{findings:#?}");
 }
@@ -116,7 +114,7 @@ async fn the_suite_finds_each_flaw() {
 
 fn retrying(bucket: &Arc<MemoryBucket>) -> RetryBucket {
     let millis = Duration::from_millis;
-    RetryBucket::new(bucket.clone(), RetryOptions { deadline: millis(2000), first: millis(1), longest: millis(5) })
+    RetryBucket::new(bucket.clone(), Patience { deadline: millis(2000), first: millis(1), longest: millis(5) })
 }
 
 #[tokio::test]
@@ -162,7 +160,7 @@ async fn retries_end_at_the_deadline() {
         memory.fail(Operation::Get, Fault::Before(Kind::Transient));
     }
     let millis = Duration::from_millis;
-    let options = RetryOptions { deadline: millis(100), first: millis(1), longest: millis(20) };
+    let options = Patience { deadline: millis(100), first: millis(1), longest: millis(20) };
     let bucket = RetryBucket::new(memory.clone(), options);
     let start = std::time::Instant::now();
     assert_eq!(bucket.get("a", None).await.unwrap_err().kind(), Kind::Transient);
@@ -180,8 +178,8 @@ impl Bucket for Asking {
     }
     async fn get(&self, key: &str, range: Option<std::ops::Range<u64>>) -> Result<Bytes> {
         if !self.1.swap(true, std::sync::atomic::Ordering::SeqCst) {
-            let wish = RetryAfter { after: Duration::from_millis(500), source: "503".into() };
-            return Err(Error::new(Kind::Throttled, "cannot get").because(wish).within("cannot read"));
+            let wish = Duration::from_millis(500);
+            return Err(Error::new(Kind::Throttled, "cannot get").come_back_after(wish).within("cannot read"));
         }
         self.0.get(key, range).await
     }
@@ -200,7 +198,7 @@ impl Bucket for Asking {
 async fn the_store_says_when_to_come_back() {
     let asking = Asking(MemoryBucket::new(), Default::default());
     asking.put("a", body("x"), Put::CreateOnly).await.unwrap();
-    let options = RetryOptions { first: Duration::from_millis(1), ..RetryOptions::default() };
+    let options = Patience { first: Duration::from_millis(1), ..Patience::default() };
     let start = std::time::Instant::now();
     RetryBucket::new(Arc::new(asking), options).get("a", None).await.unwrap();
     assert!(start.elapsed() >= Duration::from_millis(500));

@@ -1,13 +1,12 @@
 //! What the SDK's and the store's errors mean to us.
 
 use std::error::Error as StdError;
-use std::time::Duration;
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use jiff::Timestamp;
 use model::{Error, Kind};
-use vault::bucket::RetryAfter;
 
 /// Turns an SDK error into ours: kind by the store's code, else by the HTTP status.
 pub(super) fn classify<E>(operation: String, error: SdkError<E, HttpResponse>) -> Error
@@ -19,20 +18,24 @@ where
         return without_answer(operation, &error);
     };
     let status = response.status().as_u16();
-    let after = response.headers().get("retry-after").and_then(|text| text.trim().parse().ok());
+    let after = response.headers().get("retry-after");
+    let after = after.and_then(|text| model::parse_retry_after(text, clock_of(response)?));
     let (kind, hint) = meaning(code.as_deref(), status);
     let mut said = format!("HTTP {status}");
     for part in [code, message].into_iter().flatten() {
         said = format!("{said}, {part}");
     }
-    let error = Error::new(kind, operation);
-    let error = match after {
-        Some(seconds) if kind.is_retryable() => {
-            error.because(RetryAfter { after: Duration::from_secs(seconds), source: said.into() })
-        }
-        _ => error.because(said),
-    };
+    let error = Error::new(kind, operation).because(said);
+    let error = after.into_iter().fold(error, Error::come_back_after);
     hint.into_iter().fold(error, Error::hint)
+}
+
+/// The store's own clock, to which a date in its answer belongs. Without one a date says nothing, and seconds need none.
+fn clock_of(response: &HttpResponse) -> Option<Timestamp> {
+    match response.headers().get("date") {
+        Some(date) => jiff::fmt::rfc2822::parse(date).ok().map(|date| date.timestamp()),
+        None => Some(Timestamp::MAX),
+    }
 }
 
 /// No answer came: network trouble, or the request could not even be signed.

@@ -9,7 +9,8 @@ fn retrying(deadline: u64) -> (MemoryCloud, Retrying) {
     let clock = Arc::new(ManualClock::new("2026-11-22T03:00:00Z".parse().unwrap()));
     let cloud = MemoryCloud::new(SiteName::new("lab").unwrap(), clock);
     cloud.add_server(ServerName::new("web-1").unwrap(), machine(&["vda"]));
-    let options = RetryOptions { deadline: Duration::from_secs(deadline), ..RetryOptions::default() };
+    let patience = Patience { deadline: Duration::from_secs(deadline), ..Patience::default() };
+    let options = RetryOptions { patience, ..RetryOptions::default() };
     (cloud.clone(), Retrying::new(Arc::new(cloud), options))
 }
 
@@ -104,4 +105,18 @@ async fn a_permit_is_always_left() {
         site.shared.throttle();
     }
     assert_eq!(site.shared.permits.available_permits(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_site_says_when_to_come_back() {
+    let (_, site) = retrying(600);
+    let (started, calls) = (Instant::now(), AtomicU64::new(0));
+    let call = || async {
+        match calls.fetch_add(1, Ordering::SeqCst) {
+            0 => Err(Error::new(Kind::Throttled, "cannot list").come_back_after(Duration::from_secs(77))),
+            _ => Ok(()),
+        }
+    };
+    site.shared.retry(Call::Look, "list", call).await.unwrap();
+    assert_eq!((started.elapsed(), calls.into_inner()), (Duration::from_secs(77), 2));
 }

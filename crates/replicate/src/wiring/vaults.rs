@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use model::{Clock, Error, Kind, Result, VaultName};
-use vault::bucket::{Bucket, DirBucket, RetryBucket, RetryOptions};
+use model::{Clock, Error, Kind, Patience, Result, VaultName};
+use vault::bucket::{Bucket, DirBucket, RetryBucket};
 use vault::{Identity, Options, Recipient, Vault};
 
 use crate::config::{BucketUrl, IdentityRef, RecipientRef, VaultSettings};
@@ -15,7 +15,7 @@ pub async fn open_bucket(settings: &VaultSettings, create: bool) -> Result<Arc<d
         BucketUrl::Dir(path) => Arc::new(DirBucket::open(path)?),
         BucketUrl::S3 { bucket, prefix } => s3_bucket(settings, bucket, prefix).await?,
     };
-    Ok(Arc::new(RetryBucket::new(inner, RetryOptions::default())))
+    Ok(Arc::new(RetryBucket::new(inner, Patience::default())))
 }
 
 #[cfg(feature = "aws")]

@@ -16,7 +16,7 @@ use model::{Error, Kind, Result};
 pub use dir::DirBucket;
 pub use key::{LONGEST_KEY, LONGEST_PART, check_key, check_prefix};
 pub use memory::{Fault, MemoryBucket, Operation};
-pub use retry::{RetryAfter, RetryBucket, RetryOptions};
+pub use retry::RetryBucket;
 pub use url::BucketUrl;
 
 /// What to do if the key exists.

@@ -66,6 +66,13 @@ pub fn disk(seed: u64, len: usize) -> Vec<u8> {
     out
 }
 
+/// Bytes that do not compress and hold no two equal blocks.
+pub fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut out = vec![0; len];
+    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut out);
+    out
+}
+
 pub fn name() -> DiskName {
     DiskName::new("vda").unwrap()
 }
@@ -84,6 +91,7 @@ pub fn point(id_: &PointId, disks: Vec<PointDisk>) -> RestorePoint {
         server: server(),
         site: None,
         policy: None,
+        owner: None,
         taken_at: "2026-11-22T03:00:00Z".parse().unwrap(),
         consistency: Consistency::Crash,
         machine: machine(&disks),
