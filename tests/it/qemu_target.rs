@@ -82,6 +82,7 @@ fn point(machine: MachineSpec, root: model::DiskRoot) -> RestorePoint {
         server: ServerName::new("web-1").unwrap(),
         site: Some(SiteName::new("prod").unwrap()),
         policy: None,
+        owner: None,
         taken_at: "2026-11-22T03:00:00Z".parse().unwrap(),
         consistency: Consistency::Crash,
         disks: vec![PointDisk { name: vda(), size: machine.disks[0].size, root }],

@@ -60,6 +60,7 @@ async fn written(site: &QemuSite, step: &str) -> (ImageDisk, RestorePoint) {
         server: token(step).server,
         site: None,
         policy: None,
+        owner: None,
         taken_at: "2026-11-22T03:00:00Z".parse().unwrap(),
         consistency: Consistency::Crash,
         machine,

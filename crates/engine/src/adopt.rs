@@ -12,11 +12,12 @@ use crate::{AdoptReport, Engine, Problem, SignedProof, verify_proof};
 impl Engine {
     /// Rebuilds the catalogue. Of places that do not answer, what the ledger has stays as it is.
     pub async fn adopt(&self) -> Result<AdoptReport> {
+        let recalled = self.recall_now().await?;
         let before = self.catalogue().await?;
         let mut known: BTreeMap<(PointId, Place), Replica> =
             before.replicas.into_iter().map(|r| ((r.point.clone(), r.place.clone()), r)).collect();
         let mut points: BTreeMap<PointId, RestorePoint> = before.points.clone();
-        let mut report = AdoptReport::default();
+        let mut report = AdoptReport { added: recalled, ..AdoptReport::default() };
         let mut batch = Batch::new();
         for place in self.places() {
             let held = match self.held(&place).await {

@@ -154,6 +154,7 @@ impl Engine {
             attempts: run.attempts,
             step: step.unwrap_or_else(|| "between steps".to_owned()),
             problem: trouble(run),
+            next_try: run.next_try,
         })
     }
 

@@ -231,7 +231,8 @@ impl Engine {
     }
 
     async fn receipt(&self, run: &RunRecord, drilled: Drilled, source: &Source) -> Result<(DrillReport, Batch)> {
-        let proof = self.proof_of(run, &drilled, source);
+        let program = tokio::task::spawn_blocking(self.settings.program_hash).await.unwrap_or_default();
+        let proof = self.proof_of(run, &drilled, source, program);
         let signed = self.signer.sign(&proof)?;
         let proof_file = self.file_proof(run, &signed)?;
         let mut batch = Batch::new();
@@ -252,14 +253,14 @@ impl Engine {
         Ok((report, batch))
     }
 
-    fn proof_of(&self, run: &RunRecord, drilled: &Drilled, source: &Source) -> Proof {
+    fn proof_of(&self, run: &RunRecord, drilled: &Drilled, source: &Source, program_hash: String) -> Proof {
         let point = &drilled.point;
         Proof {
             version: 1,
             run: run.id.clone(),
             owner: self.owner.clone(),
             program: self.settings.program.clone(),
-            program_hash: self.settings.program_hash.clone(),
+            program_hash,
             server: point.server.clone(),
             point: point.id.clone(),
             taken_at: point.taken_at,

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cloud::Cloud;
@@ -44,14 +45,18 @@ pub struct Parts {
 pub struct Settings {
     /// `replicate 0.1.0`: goes into points and proofs.
     pub program: String,
-    /// BLAKE3 of the executable, for proofs.
-    pub program_hash: String,
+    /// Computes the BLAKE3 of the executable, for proofs: only a drill pays for it.
+    pub program_hash: fn() -> String,
     /// How long a doomed replica stays before it is deleted.
     pub replica_grace: Duration,
     /// How long an unneeded pack of a vault stays.
     pub pack_grace: Duration,
     /// After so many executions of a run its failing destinations are given up.
     pub max_attempts: u32,
+    /// How long a run that could not be finished waits for its next try; it doubles each time.
+    pub retry_first: Duration,
+    /// The longest of these waits.
+    pub retry_longest: Duration,
     /// How often a drill looks at its guest.
     pub drill_poll: Duration,
     /// Servers that are worked on at once.
@@ -68,10 +73,13 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             program: concat!("replicate ", env!("CARGO_PKG_VERSION")).to_owned(),
-            program_hash: String::new(),
+            program_hash: String::new,
             replica_grace: Duration::from_secs(72 * 3600),
             pack_grace: Duration::from_secs(24 * 3600),
-            max_attempts: 3,
+            // together with the waits: some hours
+            max_attempts: 12,
+            retry_first: Duration::from_secs(15),
+            retry_longest: Duration::from_secs(30 * 60),
             drill_poll: Duration::from_millis(500),
             parallel: 2,
             relay_poll: Duration::from_secs(5),
@@ -92,9 +100,17 @@ pub struct Engine {
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) settings: Settings,
     pub(crate) owner: OwnerId,
-    lost: bool,
-    pub(crate) signer: Signer,
-    policies: RwLock<Arc<Vec<Policy>>>,
+    pub(crate) signer: Arc<Signer>,
+    policies: Arc<Vec<Policy>>,
+    guards: Arc<Guards>,
+    /// One comparison with the world at a time; and whether there was one.
+    pub(crate) recalling: tokio::sync::Mutex<()>,
+    pub(crate) recalled: AtomicBool,
+}
+
+/// Who does what in this process; shared by the engines that follow each other over one ledger.
+#[derive(Default)]
+struct Guards {
     busy: Mutex<BTreeSet<String>>,
     active: Mutex<BTreeSet<RunId>>,
     turns: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
@@ -104,8 +120,8 @@ impl Engine {
     /// Puts an engine together: reads or makes the installation's id and signing key. Nothing runs yet; call [`resume`](Self::resume)
     /// when the process is the one that owns the ledger for good (the daemon), or let the next verb do it.
     pub async fn new(parts: Parts) -> Result<Self> {
-        let (owner, lost) = identity::owner(&*parts.ledger, parts.folder.as_deref(), (parts.random)()).await?;
-        let signer = Signer::open(parts.folder.as_deref())?;
+        let owner = identity::owner(&*parts.ledger, parts.folder.as_deref(), (parts.random)()).await?;
+        let signer = Arc::new(Signer::open(parts.folder.as_deref())?);
         Ok(Self {
             ledger: parts.ledger,
             folder: parts.folder,
@@ -116,23 +132,44 @@ impl Engine {
             observer: parts.observer,
             settings: parts.settings,
             owner,
-            lost,
             signer,
-            policies: RwLock::new(Arc::new(parts.policies)),
-            busy: Mutex::default(),
-            active: Mutex::default(),
-            turns: Mutex::default(),
+            policies: Arc::new(parts.policies),
+            guards: Arc::default(),
+            recalling: tokio::sync::Mutex::default(),
+            recalled: AtomicBool::new(false),
         })
+    }
+
+    /// This engine with other sites, vaults, policies and settings (SIGHUP): the same ledger, the same installation. What runs goes on with the
+    /// old wiring, and each of the two knows what the other one is doing.
+    pub fn rewired(
+        &self,
+        sites: BTreeMap<SiteName, Arc<dyn Cloud>>,
+        vaults: BTreeMap<VaultName, Arc<dyn Archive>>,
+        policies: Vec<Policy>,
+        settings: Settings,
+    ) -> Self {
+        Self {
+            ledger: self.ledger.clone(),
+            folder: self.folder.clone(),
+            clock: self.clock.clone(),
+            random: self.random.clone(),
+            sites,
+            vaults,
+            observer: self.observer.clone(),
+            settings,
+            owner: self.owner.clone(),
+            signer: self.signer.clone(),
+            policies: Arc::new(policies),
+            guards: self.guards.clone(),
+            recalling: tokio::sync::Mutex::default(),
+            recalled: AtomicBool::new(false),
+        }
     }
 
     /// This installation's id.
     pub fn owner(&self) -> &OwnerId {
         &self.owner
-    }
-
-    /// Whether the ledger was empty though this installation is not new: it was lost or set aside, and `adopt` should fill it.
-    pub fn lost_ledger(&self) -> bool {
-        self.lost
     }
 
     /// The public key of this installation's proofs, base64.
@@ -142,12 +179,7 @@ impl Engine {
 
     /// The policies in force.
     pub fn policies(&self) -> Arc<Vec<Policy>> {
-        self.policies.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Replaces all policies at once (SIGHUP). Runs in progress keep the ones they began with.
-    pub fn set_policies(&self, policies: Vec<Policy>) {
-        *self.policies.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policies);
+        self.policies.clone()
     }
 
     /// All servers of one site or of every site, with the policies that cover them. Sites that cannot be asked are
@@ -218,7 +250,7 @@ impl Engine {
 
     /// Takes `name` for this process until the guard is dropped; [`Kind::Exists`] if it is taken.
     pub(crate) fn occupy(&self, name: String) -> Result<Busy<'_>> {
-        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut busy = self.guards.busy.lock().unwrap_or_else(PoisonError::into_inner);
         if !busy.insert(name.clone()) {
             return Err(Error::new(Kind::Exists, format!("{name} is already running"))
                 .hint("wait until it ends, or see `replicate status`"));
@@ -232,18 +264,18 @@ impl Engine {
             (Some(site), crate::RunKind::Replicate) => format!("{site}/{}", run.server),
             _ => run.id.to_string(),
         };
-        self.turns.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default().clone()
+        self.guards.turns.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default().clone()
     }
 
     /// Marks a run as executed by this process, so that nobody sweeps or resumes it meanwhile.
     pub(crate) fn activate(&self, run: &RunId) -> Active<'_> {
-        self.active.lock().unwrap_or_else(PoisonError::into_inner).insert(run.clone());
+        self.guards.active.lock().unwrap_or_else(PoisonError::into_inner).insert(run.clone());
         Active { engine: self, run: run.clone() }
     }
 
     /// Whether this process executes the run right now.
     pub(crate) fn is_active(&self, run: &RunId) -> bool {
-        self.active.lock().unwrap_or_else(PoisonError::into_inner).contains(run)
+        self.guards.active.lock().unwrap_or_else(PoisonError::into_inner).contains(run)
     }
 }
 
@@ -255,7 +287,7 @@ pub(crate) struct Busy<'a> {
 
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
-        self.engine.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.name);
+        self.engine.guards.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.name);
     }
 }
 
@@ -267,7 +299,7 @@ pub(crate) struct Active<'a> {
 
 impl Drop for Active<'_> {
     fn drop(&mut self) {
-        self.engine.active.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.run);
+        self.engine.guards.active.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.run);
     }
 }
 

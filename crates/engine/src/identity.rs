@@ -16,9 +16,8 @@ pub(crate) const KEY_FILE: &str = "proof.key";
 /// What stays when a damaged ledger is set aside.
 pub(crate) const FILES: [&str; 2] = [OWNER_FILE, KEY_FILE];
 
-/// The installation's id: from the ledger, else from the file beside it, else a new one. And whether the ledger knew nothing though there was
-/// an installation: then it was lost.
-pub(crate) async fn owner(ledger: &dyn Ledger, folder: Option<&Path>, random: u64) -> Result<(OwnerId, bool)> {
+/// The installation's id: from the ledger, else from the file beside it, else a new one.
+pub(crate) async fn owner(ledger: &dyn Ledger, folder: Option<&Path>, random: u64) -> Result<OwnerId> {
     let known: Option<OwnerId> = ledger::get(ledger, Tree::Meta, "owner").await?;
     let path = folder.map(|folder| folder.join(OWNER_FILE));
     let filed = match &path {
@@ -29,7 +28,6 @@ pub(crate) async fn owner(ledger: &dyn Ledger, folder: Option<&Path>, random: u6
         (Some(owner), _) | (None, Some(owner)) => owner,
         (None, None) => OwnerId::new(format!("replicate-{random:016x}"))?,
     };
-    let lost = known.is_none() && filed.is_some();
     if let (Some(path), None) = (&path, filed) {
         write_new(path, format!("{owner}\n").as_bytes(), 0o644)?;
     }
@@ -39,7 +37,7 @@ pub(crate) async fn owner(ledger: &dyn Ledger, folder: Option<&Path>, random: u6
         batch.put(Tree::Meta, "schema", &1_u32)?;
         ledger.commit(batch).await?;
     }
-    Ok((owner, lost))
+    Ok(owner)
 }
 
 fn read(path: &Path) -> Result<Option<OwnerId>> {

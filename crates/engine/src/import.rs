@@ -44,6 +44,7 @@ impl Engine {
             point: None,
             problem: None,
             warnings: Vec::new(),
+            next_try: None,
         };
         let capture = self.files_as_capture(&run, request).await.map_err(|error| error.within(operation()))?;
         let mut batch = Batch::new();

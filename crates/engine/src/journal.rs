@@ -87,6 +87,18 @@ impl Engine {
         Ok(())
     }
 
+    /// Notes what is going to be done, for whoever cleans up; nothing to tell a person.
+    pub(crate) async fn step_note<T: Serialize + Sync>(&self, run: &RunId, step: &str, note: &T) -> Result<()> {
+        let outcome = serde_json::to_value(note).map_err(|error| {
+            Error::new(Kind::Permanent, format!("cannot journal step {step} of run {run}")).because(error)
+        })?;
+        let (now, step) = (self.now(), step.to_owned());
+        let record = StepRecord { step: step.clone(), attempts: 1, begun_at: now, done_at: Some(now), outcome };
+        let mut batch = Batch::new();
+        batch.put(Tree::Journal, key(run, &step), &record)?;
+        self.ledger.commit(batch).await
+    }
+
     /// Forgets that steps were done, so that they are executed again.
     pub(crate) async fn steps_reset(&self, run: &RunId, steps: &[String]) -> Result<()> {
         let mut batch = Batch::new();

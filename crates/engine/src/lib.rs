@@ -27,6 +27,7 @@ mod plan_report;
 mod probe;
 mod proof;
 mod prune;
+mod recall;
 mod records;
 mod relayed;
 mod report;

@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use model::{
-    Candidate, Error, ImageOption, Kind, Place, PointId, Policy, Replica, ReplicaState, RestorePoint, Result, crash,
+    Candidate, Error, ImageOption, Kind, Place, PointId, Policy, Replica, ReplicaState, RestorePoint, Result, Standing,
+    crash,
 };
 
 use crate::catalogue::Catalogue;
@@ -36,12 +37,16 @@ impl Engine {
         if let Some(point) = &request.keep {
             self.hold(point).await?;
         }
+        if !request.dry {
+            self.recall_now().await?;
+        }
         let catalogue = self.catalogue().await?;
         let held = self.holds().await?;
+        let barred = self.barred(&catalogue, &mut report).await;
         let mut deleted = false;
         let mut allowed = FEW.max(catalogue.replicas.len() / 10);
         let (mut ripe, mut bar) = (Vec::new(), None);
-        for verdict in self.verdicts(&catalogue, &held, request) {
+        for verdict in self.verdicts(&catalogue, &held, &barred, request) {
             let doomed = self.doomed_report(&verdict.point, &verdict.replica);
             match (&verdict.keep, verdict.replica.doomed_at) {
                 (Some(why), doomed_at) => {
@@ -113,12 +118,19 @@ impl Engine {
     }
 
     /// Every replica of the servers asked for, with what its policy says. Pure but for the policies.
-    fn verdicts(&self, catalogue: &Catalogue, held: &BTreeSet<PointId>, request: &PruneRequest) -> Vec<Verdict> {
+    fn verdicts(
+        &self,
+        catalogue: &Catalogue,
+        held: &BTreeSet<PointId>,
+        barred: &BTreeSet<Place>,
+        request: &PruneRequest,
+    ) -> Vec<Verdict> {
         let policies = self.policies();
         let mut groups: BTreeMap<_, Vec<(&RestorePoint, &Replica)>> = BTreeMap::new();
         for replica in &catalogue.replicas {
             let Some(point) = catalogue.points.get(&replica.point) else { continue };
-            if request.server.as_ref().is_none_or(|server| *server == point.server) {
+            let asked = request.server.as_ref().is_none_or(|server| *server == point.server);
+            if asked && !barred.contains(&replica.place) {
                 let key = (point.server.clone(), replica.place.clone(), point.policy.clone());
                 groups.entry(key).or_default().push((point, replica));
             }
@@ -139,13 +151,46 @@ impl Engine {
         verdicts
     }
 
+    /// Places where nothing is decided now: those that cannot be listed, and those that lack what the ledger believes in. Somebody
+    /// deletes there, or the ledger is an old one; either way a person must look first. A doomed replica may be gone: a prune that died had
+    /// deleted it, and this one notes it.
+    async fn barred(&self, catalogue: &Catalogue, report: &mut PruneReport) -> BTreeSet<Place> {
+        let mut barred = BTreeSet::new();
+        let places: BTreeSet<&Place> = catalogue.replicas.iter().map(|replica| &replica.place).collect();
+        for place in places {
+            let error = match self.held(place).await {
+                Ok(held) => {
+                    let there: BTreeSet<&PointId> = held.iter().map(|held| &held.point.id).collect();
+                    let gone = |r: &&Replica| r.place == *place && r.doomed_at.is_none() && !there.contains(&r.point);
+                    let gone: Vec<&Replica> = catalogue.replicas.iter().filter(gone).collect();
+                    let Some(first) = gone.first() else { continue };
+                    Error::new(Kind::NotFound, format!("cannot prune {place}"))
+                        .because(format!(
+                            "{} replicas that were there are gone, point {} among them",
+                            gone.len(),
+                            first.point
+                        ))
+                        .hint("find out who deleted them; `replicate adopt` then forgets them")
+                }
+                Err(error) => error.within(format!("cannot prune {place}")),
+            };
+            report.problems.push(Problem::from(&error));
+            barred.insert(place.clone());
+        }
+        barred
+    }
+
     fn decide(&self, policy: &Policy, members: &[(&RestorePoint, &Replica)]) -> BTreeMap<PointId, String> {
         let candidates: Vec<Candidate> = members
             .iter()
             .map(|(point, replica)| Candidate {
                 id: point.id.clone(),
                 taken_at: point.taken_at,
-                good: is_checked(replica),
+                standing: match replica.state {
+                    ReplicaState::Damaged => Standing::Damaged,
+                    _ if is_checked(replica) => Standing::Good,
+                    _ => Standing::Unchecked,
+                },
             })
             .collect();
         let zone = policy.schedule.as_ref().and_then(|schedule| TimeZone::get(&schedule.timezone).ok());

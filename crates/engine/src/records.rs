@@ -149,6 +149,9 @@ pub struct RunRecord {
     /// What a person should know.
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// When a run that could not be finished is tried again by itself.
+    #[serde(default)]
+    pub next_try: Option<Timestamp>,
 }
 
 /// Intent and outcome of one step: the intent is durable before the step acts, the outcome after.

@@ -208,6 +208,9 @@ pub struct OpenRunReport {
     pub step: String,
     /// Why it is stuck.
     pub problem: Option<Problem>,
+    /// When the daemon tries again; none: it is being executed, or waits for a start.
+    #[serde(default)]
+    pub next_try: Option<Timestamp>,
 }
 
 /// One server in `replicate status`.

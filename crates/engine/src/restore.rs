@@ -1,7 +1,7 @@
 //! Restore: choose a point, try its replicas from the best on, write it somewhere new, compare the roots of what was written. Whatever
 //! fails leaves nothing behind, and the source is never touched.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use cloud::{ImageDisk, LaunchOptions, Network, Target};
@@ -12,7 +12,6 @@ use model::{
 };
 
 use crate::choose::{Restorable, Source};
-use crate::files::Restored;
 use crate::ledger::{self, Batch, Tree};
 use crate::meter::Meter;
 use crate::observe::Event;
@@ -22,7 +21,7 @@ use crate::steps::{disk_step, retire, token};
 use crate::{Engine, Problem, RestoreReport, RestoreRequest, RestoreTo, RunOutcome, Skipped};
 
 /// Steps of a restore. The prefix marks images that are no replicas.
-const IMAGE: &str = "restore-image";
+pub(crate) const IMAGE: &str = "restore-image";
 pub(crate) const LAUNCH: &str = "launch";
 
 /// What was made so far.
@@ -135,31 +134,9 @@ impl Engine {
         match to {
             RestoreTo::Site { site, .. } => self.write_image(run, point, source, site, Role::Replica, IMAGE).await,
             RestoreTo::File { path, format, disk } => {
-                let disks: Vec<&PointDisk> =
-                    point.disks.iter().filter(|d| disk.as_ref().is_none_or(|name| *name == d.name)).collect();
-                if disks.is_empty() {
-                    return Err(Error::new(Kind::NotFound, format!("no such disk in point {}", point.id))
-                        .hint("see the disks with `replicate inspect`")
-                        .into());
-                }
-                let mut made = Made::default();
-                let mut written = Vec::new();
-                for disk in &disks {
-                    let path = if disks.len() == 1 { path.clone() } else { with_disk(path, &disk.name) };
-                    let (file, writer) = Restored::create(&path, *format, disk.size).await?;
-                    written.push(file);
-                    match self.copy(run, point, source, disk, writer).await {
-                        Ok(bytes) => made.bytes += bytes,
-                        Err(error) => {
-                            written.iter().for_each(Restored::discard);
-                            return Err(error);
-                        }
-                    }
-                }
-                for file in written {
-                    made.files.push(file.keep()?);
-                }
-                Ok(made)
+                let wanted = |d: &&PointDisk| disk.as_ref().is_none_or(|name| *name == d.name);
+                let disks: Vec<&PointDisk> = point.disks.iter().filter(wanted).collect();
+                self.write_files(run, point, source, path, *format, &disks).await
             }
         }
     }
@@ -196,7 +173,7 @@ impl Engine {
     }
 
     /// Copies one disk of a replica and compares the root of what was written with the point's.
-    async fn copy(
+    pub(crate) async fn copy(
         &self,
         run: &RunRecord,
         point: &RestorePoint,
@@ -240,7 +217,8 @@ impl Engine {
 
     async fn restore_failed(&self, run: RunRecord, error: Error) -> Error {
         // an error comes back only after what was made is gone, or is noted for the next sweep
-        if let Err(left) = self.everything_gone(&run).await {
+        let files = self.files_gone(&run).await;
+        if let Err(left) = files.and(self.everything_gone(&run).await) {
             tracing::warn!(run = %run.id, error = %left.chain(), "what the restore made is left for the next start");
             return error;
         }
@@ -287,6 +265,7 @@ impl Engine {
             point: None,
             problem: None,
             warnings: Vec::new(),
+            next_try: None,
         };
         self.save_run(&run).await?;
         let what = kind.name().to_owned();
@@ -328,7 +307,7 @@ impl From<Error> for Trouble {
     }
 }
 
-type Tried<T> = std::result::Result<T, Trouble>;
+pub(crate) type Tried<T> = std::result::Result<T, Trouble>;
 
 /// The last trouble, worded for a restore that found no replica whole.
 pub(crate) fn none_whole(last: Option<Error>) -> Error {
@@ -338,15 +317,6 @@ pub(crate) fn none_whole(last: Option<Error>) -> Error {
         None => Error::new(Kind::NotFound, operation),
     };
     error.hint("see which replicas there are with `replicate points`, and check them with `replicate verify`")
-}
-
-fn with_disk(path: &Path, disk: &DiskName) -> PathBuf {
-    let stem = path.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned());
-    let safe = disk.as_str().replace('/', "_");
-    match path.extension() {
-        Some(extension) => path.with_file_name(format!("{stem}-{safe}.{}", extension.to_string_lossy())),
-        None => path.with_file_name(format!("{stem}-{safe}")),
-    }
 }
 
 pub(crate) fn report(

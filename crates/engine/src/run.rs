@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use cloud::{Capture, Server};
 use futures::{StreamExt, stream};
+use jiff::SignedDuration;
 use model::{Error, Kind, Place, Policy, PolicyName, RestorePoint, Result, ServerName, Via};
 
 use crate::engine::busy_name;
@@ -21,6 +22,7 @@ impl Engine {
     pub async fn run(&self, request: &RunRequest) -> Result<RunsReport> {
         let policy = self.policy(&request.policy)?;
         let servers = self.covered(&policy, request.server.as_ref()).await?;
+        self.recall().await?;
         let runs = stream::iter(servers)
             .map(|server| self.run_server(&policy, server.name))
             .buffer_unordered(self.settings.parallel.max(1))
@@ -32,6 +34,7 @@ impl Engine {
     /// Goes on with every open run that nobody executes: finishes what can be finished. Restores and drills that died are
     /// cleaned up instead: they have nobody who waits for them.
     pub async fn resume(&self) -> Result<RunsReport> {
+        self.recall().await?;
         let mut report = RunsReport::default();
         for run in self.runs().await? {
             if run.state == RunState::Closed || self.is_active(&run.id) {
@@ -81,7 +84,7 @@ impl Engine {
         self.execute(self.begin(policy, server)).await
     }
 
-    async fn go_on(&self, run: RunRecord) -> Result<RunReport> {
+    pub(crate) async fn go_on(&self, run: RunRecord) -> Result<RunReport> {
         let name = run.policy.as_ref().map(|policy| busy_name(policy, &run.server));
         let Ok(_busy) = self.occupy(name.unwrap_or_else(|| format!("import {}", run.id))) else {
             let mut report = report(&run, 0.0, true);
@@ -109,6 +112,7 @@ impl Engine {
             point: None,
             problem: None,
             warnings: Vec::new(),
+            next_try: None,
         }
     }
 
@@ -150,6 +154,7 @@ impl Engine {
         let _active = self.activate(&run.id);
         run.attempts += 1;
         run.problem = None;
+        run.next_try = None;
         let resumed = run.attempts > 1;
         self.save_run(&run).await?;
         let what = run.kind.name().to_owned();
@@ -159,7 +164,7 @@ impl Engine {
             // its site is not configured any more, say: told, and tried again when it is
             Err(error) => {
                 run.problem = Some(Problem::from(&error));
-                self.save_run(&run).await?;
+                self.park(&mut run).await?;
                 return Ok(report(&run, began.elapsed().as_secs_f64(), resumed));
             }
         };
@@ -209,7 +214,7 @@ impl Engine {
             .any(|d| !matches!(d.state, DestinationState::Done | DestinationState::GivenUp));
         context.run.outcome = Some(retire::outcome(&context.run));
         if waiting && context.run.attempts < self.settings.max_attempts {
-            return self.save_run(&context.run).await;
+            return self.park(&mut context.run).await;
         }
         let keep_base = context.run.outcome != Some(RunOutcome::Failed);
         self.save_run(&context.run).await?;
@@ -223,6 +228,15 @@ impl Engine {
         Ok(())
     }
 
+    /// Leaves a run open to be tried again: after a wait that doubles each time, so that a place that is down for a minute and one that is down
+    /// for an hour are both met.
+    async fn park(&self, run: &mut RunRecord) -> Result<()> {
+        let doubled = self.settings.retry_first.saturating_mul(1 << (run.attempts.saturating_sub(1)).min(16));
+        let wait = SignedDuration::try_from(doubled.min(self.settings.retry_longest)).unwrap_or(SignedDuration::MAX);
+        run.next_try = self.now().checked_add(wait).ok();
+        self.save_run(run).await
+    }
+
     /// No capture: try again later if that may help, with the same token; else the run is over.
     async fn not_captured(&self, context: &mut Context<'_>, error: &Error) -> Result<()> {
         context.run.problem = Some(Problem::from(error));
@@ -234,7 +248,7 @@ impl Engine {
         });
         let again = error.kind().is_retryable() && context.run.attempts < self.settings.max_attempts;
         if again {
-            return self.save_run(&context.run).await;
+            return self.park(&mut context.run).await;
         }
         self.give_up(context).await
     }
@@ -270,6 +284,7 @@ pub(crate) fn point(context: &Context<'_>, capture: &Capture, disks: Vec<model::
         server: context.run.server.clone(),
         site: context.run.site.clone(),
         policy: context.run.policy.clone(),
+        owner: Some(context.engine.owner.clone()),
         taken_at: capture.taken_at,
         consistency: capture.consistency,
         machine: capture.machine.clone(),

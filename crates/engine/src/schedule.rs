@@ -7,7 +7,7 @@ use model::{Error, Policy, Result, ServerName};
 use crate::calendar::{Calendar, Due};
 use crate::engine::busy_name;
 use crate::ledger::{self, Batch, Tree};
-use crate::records::{OccurrenceRecord, policy_key};
+use crate::records::{OccurrenceRecord, RunKind, RunRecord, RunState, policy_key};
 use crate::{Engine, Event, Problem, RunOutcome, RunsReport};
 
 impl Engine {
@@ -32,6 +32,9 @@ impl Engine {
                     continue;
                 }
             };
+            if !due.is_empty() {
+                self.recall().await?;
+            }
             for (server, occurrence) in due {
                 report.runs.extend(self.run_occurrence(policy, server, occurrence).await?);
             }
@@ -39,10 +42,30 @@ impl Engine {
         Ok(report)
     }
 
-    /// When the next run of any policy is due, as far as servers are known.
+    /// Goes on with the runs whose next try has come.
+    pub async fn retry_due(&self) -> Result<RunsReport> {
+        let mut report = RunsReport::default();
+        for run in self.parked().await? {
+            if run.next_try.is_some_and(|at| at <= self.now()) {
+                self.recall().await?;
+                report.runs.push(self.go_on(run).await?);
+            }
+        }
+        Ok(report)
+    }
+
+    /// Open runs that nobody executes now.
+    async fn parked(&self) -> Result<Vec<RunRecord>> {
+        let mut runs = self.runs().await?;
+        let resumed = |run: &RunRecord| matches!(run.kind, RunKind::Replicate | RunKind::Import);
+        runs.retain(|run| run.state == RunState::Open && resumed(run) && !self.is_active(&run.id));
+        Ok(runs)
+    }
+
+    /// When the next run of any policy is due, as far as servers are known, or a parked run is tried again.
     pub async fn next_due(&self) -> Result<Option<Timestamp>> {
         let now = self.now();
-        let mut next = None;
+        let mut next = self.parked().await?.into_iter().filter_map(|run| run.next_try).min();
         for policy in self.policies().iter() {
             let Some(calendar) = policy.schedule.as_ref().and_then(|schedule| Calendar::new(schedule).ok()) else {
                 continue;

@@ -9,12 +9,13 @@ use model::{Error, Kind, Result, Role, crash, tag};
 
 use crate::ledger::Batch;
 use crate::records::{RunRecord, RunState};
-use crate::restore::LAUNCH;
+use crate::restore::{IMAGE, LAUNCH};
 use crate::{Engine, Problem, RunOutcome, SweepReport, SweptReport};
 
 impl Engine {
     /// Sweeps every site. Call it when nothing else of this installation runs elsewhere: runs of this process are spared.
     pub async fn sweep(&self) -> Result<SweepReport> {
+        self.recall().await?;
         let mut report = SweepReport::default();
         for run in self.runs().await? {
             // a restore or drill that died has nobody who waits for it
@@ -119,8 +120,12 @@ impl Engine {
     /// Ends a restore or drill that died. What it made goes; only a server whose launch had begun stays with its image, because somebody may
     /// use it already.
     pub(crate) async fn clean_up(&self, mut run: RunRecord) -> Result<()> {
-        let launched = self.step_known(&run.id, LAUNCH).await? && run.kind == crate::RunKind::Restore;
-        let gone = if launched { self.scratch_gone(&run).await } else { self.everything_gone(&run).await };
+        let restore = run.kind == crate::RunKind::Restore;
+        self.files_gone(&run).await?;
+        let launched = restore && self.step_known(&run.id, LAUNCH).await?;
+        // before the image is begun there is only scratch; if there is more, the ledger is older than the restore, which went well then
+        let only_scratch = launched || (restore && !self.step_known(&run.id, IMAGE).await?);
+        let gone = if only_scratch { self.scratch_gone(&run).await } else { self.everything_gone(&run).await };
         if let Err(error) = gone {
             // stays open, so that the next start tries again
             run.problem = Some(Problem::from(&error));

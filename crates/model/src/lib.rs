@@ -27,6 +27,6 @@ pub use image::{ImageOption, ImageOptions, PLACEHOLDERS, PriceList, Prices, Via,
 pub use machine::{Arch, DiskBus, DiskSpec, Firmware, MachineSpec, NicSpec};
 pub use point::{Consistency, DiskRoot, Place, PointDisk, Replica, ReplicaState, RestorePoint};
 pub use policy::{CapturePolicy, CatchUp, Destination, DrillPolicy, Objectives, Policy, Probe, Schedule, Select};
-pub use retention::{Candidate, Decision, DropReason, Dropped, Keep, Kept, Reason};
+pub use retention::{Candidate, Decision, DropReason, Dropped, Keep, Kept, Reason, Standing};
 pub use retry::{Attempts, Patience, parse_retry_after};
 pub use tags::{Role, Tags, Token, tag};

@@ -5,7 +5,7 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{DiskName, ImageId, MachineSpec, PointId, PolicyName, ServerName, SiteName, VaultName};
+use crate::{DiskName, ImageId, MachineSpec, OwnerId, PointId, PolicyName, ServerName, SiteName, VaultName};
 
 /// How consistent the captured instant is, from weakest to strongest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -103,6 +103,9 @@ pub struct RestorePoint {
     /// Which policy asked; none for imports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<PolicyName>,
+    /// Which installation made it. An installation whose ledger does not know a point of its own has been set back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<OwnerId>,
     /// The captured instant.
     pub taken_at: Timestamp,
     /// The level that was reached, not the one that was asked for.

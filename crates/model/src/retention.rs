@@ -1,7 +1,8 @@
 //! Which restore points to keep: small pure rules over verified points.
 //!
 //! Only good (verified or proven) points are counted, so that a streak of failures never ages a working copy out, and
-//! the newest good point is kept whatever the rules say. A point from the future counts for nothing: whoever can forge
+//! the newest good point is kept whatever the rules say. A point that was not checked yet (found by `adopt`, say) pushes
+//! nothing out, and stays as long as the rules would keep it if it were good. A point from the future counts for nothing: whoever can forge
 //! a date must not be able to push real points out.
 
 use std::collections::BTreeMap;
@@ -33,6 +34,18 @@ pub struct Keep {
     pub within: Option<Duration>,
 }
 
+/// What is known of a point's bytes at its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Standing {
+    /// Verified or proven, and not damaged since: it counts.
+    Good,
+    /// Not read back yet: it may be good, so it stays where a good one would, and counts for nothing.
+    Unchecked,
+    /// Damage is known.
+    Damaged,
+}
+
 /// A point that retention decides about: one server's point at one place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Candidate {
@@ -40,8 +53,8 @@ pub struct Candidate {
     pub id: PointId,
     /// Its instant.
     pub taken_at: Timestamp,
-    /// Whether it may be counted on: verified or proven, and not damaged since.
-    pub good: bool,
+    /// What is known of it.
+    pub standing: Standing,
 }
 
 /// Why a point is kept.
@@ -68,6 +81,8 @@ pub enum Reason {
     NoRules,
     /// It is not verified, and nothing newer is: it may be the best there is.
     NothingBetter,
+    /// It is not verified yet; if it is good, a rule keeps it.
+    Unchecked,
     /// It is dated behind the present: counted for nothing, touched by nothing.
     Future,
 }
@@ -84,6 +99,7 @@ impl fmt::Display for Reason {
             Reason::Yearly(n) => write!(f, "yearly {n}"),
             Reason::Within => f.write_str("within the period"),
             Reason::NoRules => f.write_str("no rule is set"),
+            Reason::Unchecked => f.write_str("not verified yet, a rule would keep it"),
             Reason::NothingBetter => f.write_str("not verified, but nothing newer is"),
             Reason::Future => f.write_str("dated in the future: check the clocks"),
         }
@@ -96,7 +112,7 @@ impl fmt::Display for Reason {
 pub enum DropReason {
     /// No rule keeps it.
     NoRule,
-    /// It is not verified, and a newer one is.
+    /// It is damaged, and a newer one is good.
     Superseded,
 }
 
@@ -104,7 +120,7 @@ impl fmt::Display for DropReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             DropReason::NoRule => "no rule keeps it",
-            DropReason::Superseded => "not verified, and a newer one is",
+            DropReason::Superseded => "damaged, and a newer one is good",
         })
     }
 }
@@ -179,23 +195,28 @@ impl Keep {
     pub fn decide(&self, points: &[Candidate], now: Timestamp, zone: &TimeZone) -> Decision {
         let mut sorted: Vec<&Candidate> = points.iter().collect();
         sorted.sort_by(|a, b| (b.taken_at, &b.id).cmp(&(a.taken_at, &a.id)));
-        let good: Vec<&Candidate> = sorted.iter().copied().filter(|p| p.good && p.taken_at <= now).collect();
+        let good: Vec<&Candidate> =
+            sorted.iter().copied().filter(|p| p.standing == Standing::Good && p.taken_at <= now).collect();
         let newest = good.first().map(|point| point.taken_at);
         let reasons = self.reasons(&good, zone);
         let mut decision = Decision::default();
         for point in sorted {
             let because = if point.taken_at > now {
                 Ok(vec![Reason::Future])
-            } else if point.good {
+            } else if point.standing == Standing::Good {
                 let found = good.iter().position(|other| std::ptr::eq(*other, point));
                 let reasons = found.and_then(|index| reasons.get(&index)).cloned().unwrap_or_default();
                 if reasons.is_empty() { Err(DropReason::NoRule) } else { Ok(reasons) }
             } else if self.is_unset() {
                 Ok(vec![Reason::NoRules])
-            } else if newest.is_some_and(|newest| newest > point.taken_at) {
-                Err(DropReason::Superseded)
-            } else {
+            } else if newest.is_none_or(|newest| newest <= point.taken_at) {
                 Ok(vec![Reason::NothingBetter])
+            } else if point.standing == Standing::Damaged {
+                Err(DropReason::Superseded)
+            } else if self.would_keep(&good, point, zone) {
+                Ok(vec![Reason::Unchecked])
+            } else {
+                Err(DropReason::NoRule)
             };
             match because {
                 Ok(reasons) => decision.keep.push(Kept { point: point.clone(), reasons }),
@@ -203,6 +224,15 @@ impl Keep {
             }
         }
         decision
+    }
+
+    /// Whether a rule would keep the point if it were good.
+    fn would_keep(&self, good: &[&Candidate], point: &Candidate, zone: &TimeZone) -> bool {
+        let newer = |other: &&Candidate| (other.taken_at, &other.id) > (point.taken_at, &point.id);
+        let index = good.partition_point(newer);
+        let with: Vec<&Candidate> =
+            good[..index].iter().copied().chain([point]).chain(good[index..].iter().copied()).collect();
+        self.reasons(&with, zone).contains_key(&index)
     }
 
     /// Why each good point (newest first, by its index) is kept; one without an entry is not.

@@ -39,7 +39,7 @@ impl Drop for Daemon {
 }
 
 fn wait_for(what: &str, holds: impl Fn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(60);
+    let end = Instant::now() + Duration::from_secs(180);
     while !holds() {
         assert!(Instant::now() < end, "{what} did not come");
         std::thread::sleep(Duration::from_millis(50));
@@ -113,9 +113,42 @@ fn a_reload_is_whole_or_not_at_all() {
     daemon.signal("HUP");
     wait_for("the reload", || world.read("daemon.log").contains("the new configuration is in force"));
     assert!(world.fine(&["plan"]).contains("by more"));
-    world.write("replicate.toml", &world.read("replicate.toml").replace("format = \"raw\"", "format = \"qcow2\""));
+    // sites and vaults too: a vault that was not there when the daemon began takes the next run's point
+    let settings = world.read("replicate.toml");
+    let second = format!(
+        "{settings}[vaults.second]\nurl = \"dir:second\"\nrecipients = [{{ age = \"{}\" }}]\n\
+         identities = [{{ age-file = \"key.txt\" }}]\n",
+        common::AGE_PUBLIC
+    );
+    world.write("replicate.toml", &second);
+    world.fine(&["init", "--vault", "second"]);
+    world.write("policies/more.toml", &policy.replace("vault:main", "vault:second"));
     daemon.signal("HUP");
-    wait_for("the second refusal", || world.read("daemon.log").contains("restart for that"));
+    wait_for("the second reload", || {
+        world.read("daemon.log").matches("the new configuration is in force").count() == 2
+    });
+    world.fine(&["run", "more", "-q"]);
+    assert!(world.json(&["points"]).to_string().contains("\"second\""));
+    world.write("replicate.toml", &format!("{second}[daemon]\nparallel-runs = 7\n"));
+    daemon.signal("HUP");
+    wait_for("the second refusal", || world.read("daemon.log").contains("restart the daemon for that"));
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+/// A destination that is down for a while: the daemon tries again by itself, and says when.
+#[test]
+fn a_parked_run_is_tried_again() {
+    let world = World::new();
+    world.fine(&["init", "--vault", "main"]);
+    let daemon = Daemon::start(&world);
+    std::fs::rename(world.path("vault"), world.path("away")).expect("away");
+    let parked = world.run(&["run", "all", "-q"]);
+    assert_eq!(parked.status.code(), Some(3), "{}", String::from_utf8_lossy(&parked.stderr));
+    assert!(world.fine(&["status"]).contains("next try"), "status says when");
+    std::fs::rename(world.path("away"), world.path("vault")).expect("back");
+    wait_for("the next try", || world.read("daemon.log").contains("parked runs were tried again"));
+    let status = world.json(&["status"]);
+    assert!(status["report"]["servers"][0]["open_run"].is_null(), "{status}");
     assert_eq!(daemon.stop(), Some(0));
 }
 

@@ -174,6 +174,7 @@ async fn backup(vault: &Vault, raw: Raw, args: &[String]) -> (u64, u64) {
             server,
             site: None,
             policy: None,
+            owner: None,
             taken_at: "2026-11-22T00:00:00Z".parse().unwrap(),
             consistency: Consistency::Crash,
             machine,

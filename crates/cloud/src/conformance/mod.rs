@@ -305,6 +305,7 @@ impl<'a> Bench<'a> {
             server: self.token("point")?.server,
             site: Some(self.cloud.site().clone()),
             policy: None,
+            owner: None,
             taken_at: jiff::Timestamp::UNIX_EPOCH,
             consistency: Consistency::Crash,
             machine,

@@ -19,6 +19,11 @@ impl MemoryLedger {
         Self::default()
     }
 
+    /// A copy as it is now: what an administrator puts back later, or a host that is set back to a snapshot.
+    pub fn copy(&self) -> Self {
+        Self(Mutex::new(self.records().clone()))
+    }
+
     fn records(&self) -> MutexGuard<'_, BTreeMap<(Tree, String), Bytes>> {
         // a panic elsewhere cannot leave a batch half applied: it is applied without calling anyone
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)

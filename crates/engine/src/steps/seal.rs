@@ -37,8 +37,10 @@ pub(crate) async fn adopt(engine: &Engine, run: &RunRecord, place: &Place, point
             .hint("two installations write points of one name: stop one of them"));
     }
     let begun = engine.step_begin(&run.id, &plan::seal_step(place)).await?;
-    let batch = committed(point, place, None, 0)?;
-    engine.step_finish(&run.id, begun, &0_u64, batch).await?;
+    let destination = run.destinations.iter().find(|destination| destination.place == *place);
+    let stored = destination.map_or(0, |destination| destination.stored_bytes);
+    let batch = committed(point, place, None, stored)?;
+    engine.step_finish(&run.id, begun, &stored, batch).await?;
     Ok(true)
 }
 

@@ -214,7 +214,12 @@ impl DiskWrite for DiskWriter {
                 self.data[start..end].copy_from_slice(&base[start..end]);
             }
         }
-        let written = Written { root: root(&self.data), received: self.received, fresh: self.received, stored: 0 };
+        let written = Written {
+            root: root(&self.data),
+            received: self.received,
+            fresh: self.received,
+            stored: self.data.len() as u64,
+        };
         self.made.lock().unwrap().insert(self.name.clone(), Arc::new(std::mem::take(&mut self.data)));
         Ok(written)
     }

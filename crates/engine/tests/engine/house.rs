@@ -58,7 +58,11 @@ impl Blade {
 pub struct CutLedger {
     pub inner: Arc<MemoryLedger>,
     pub blade: Arc<Blade>,
+    pub past: Past,
 }
+
+/// The ledger as it was after each commit, if anybody wants to know.
+pub type Past = Option<Arc<Mutex<Vec<MemoryLedger>>>>;
 
 #[async_trait]
 impl Ledger for CutLedger {
@@ -73,6 +77,9 @@ impl Ledger for CutLedger {
     async fn commit(&self, batch: Batch) -> Result<()> {
         self.blade.before().await;
         self.inner.commit(batch).await?;
+        if let Some(past) = &self.past {
+            past.lock().unwrap().push(self.inner.copy());
+        }
         self.blade.after().await;
         Ok(())
     }
@@ -105,6 +112,7 @@ pub struct House {
     pub folder: tempfile::TempDir,
     pub counter: Arc<AtomicU64>,
     pub settings: Settings,
+    pub past: Past,
 }
 
 pub fn server() -> ServerName {
@@ -192,9 +200,10 @@ impl House {
             counter: Arc::new(AtomicU64::new(7)),
             settings: Settings {
                 drill_poll: Duration::from_millis(1),
-                program_hash: "00".to_owned(),
+                program_hash: || "00".to_owned(),
                 ..Settings::default()
             },
+            past: None,
         };
         house.write("vda", 0, 0x11, HALF as usize);
         house.write("vdb", 65_536, 0x22, 4096);
@@ -224,7 +233,8 @@ impl House {
 
     /// A new process.
     pub async fn engine(&self) -> Engine {
-        let ledger = Arc::new(CutLedger { inner: self.ledger.clone(), blade: self.blade.clone() });
+        let ledger =
+            Arc::new(CutLedger { inner: self.ledger.clone(), blade: self.blade.clone(), past: self.past.clone() });
         self.engine_on(ledger).await
     }
 

@@ -1,6 +1,7 @@
 //! The engine on the memory cloud: one binary, so that it links once.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)] // a panic is the verdict of a test
 
+mod amnesia;
 mod archive;
 mod crash;
 mod house;
@@ -10,4 +11,5 @@ mod relay;
 mod relay_crash;
 mod restore;
 mod runs;
+mod twice;
 mod upkeep;

@@ -8,8 +8,14 @@ fn at(text: &str) -> Timestamp {
 
 fn point(text: &str, good: bool) -> Candidate {
     let taken_at = at(text);
-    Candidate { id: crate::RunId::at(taken_at, 0).point(), taken_at, good }
+    Candidate { id: crate::RunId::at(taken_at, 0).point(), taken_at, standing: standing(good) }
 }
+
+fn standing(good: bool) -> Standing {
+    if good { Standing::Good } else { Standing::Damaged }
+}
+
+const STANDINGS: [Standing; 3] = [Standing::Good, Standing::Unchecked, Standing::Damaged];
 
 fn good(texts: &[&str]) -> Vec<Candidate> {
     texts.iter().map(|text| point(text, true)).collect()
@@ -31,7 +37,7 @@ fn every_six_hours() -> Vec<Candidate> {
     let mut instant = at("2025-10-30T00:00:00Z");
     let mut all = Vec::new();
     while instant <= now() {
-        all.push(Candidate { id: crate::RunId::at(instant, 7).point(), taken_at: instant, good: true });
+        all.push(Candidate { id: crate::RunId::at(instant, 7).point(), taken_at: instant, standing: Standing::Good });
         instant += Duration::from_secs(6 * 3600);
     }
     all
@@ -120,7 +126,7 @@ fn iso_weeks_around_new_year_are_one_week() {
 #[test]
 fn no_rule_keeps_everything() {
     let mut points = every_six_hours();
-    points[3].good = false;
+    points[3].standing = Standing::Damaged;
     assert_eq!(kept(&Keep::default(), &points, &TimeZone::UTC).len(), points.len());
 }
 
@@ -137,9 +143,26 @@ fn what_is_not_verified_is_kept_until_something_newer_is() {
         [
             "keep 20261121T000000Z-00000000: not verified, but nothing newer is",
             "keep 20261120T120000Z-00000000: newest verified, last 1",
-            "drop 20261120T000000Z-00000000: not verified, and a newer one is",
+            "drop 20261120T000000Z-00000000: damaged, and a newer one is good",
         ]
     );
+}
+
+/// After `adopt` nothing is verified: the first new verified point must not age the whole history out.
+#[test]
+fn what_was_not_checked_yet_stays_where_a_good_point_would() {
+    let keep = Keep { last: 1, daily: 5, ..Keep::default() };
+    let mut points: Vec<Candidate> =
+        (1..=9).map(|day| point(&format!("2026-11-{:02}T00:00:00Z", 10 + day), true)).collect();
+    let verified = kept(&keep, &points, &TimeZone::UTC);
+    assert_eq!(verified, ["11-15 00", "11-16 00", "11-17 00", "11-18 00", "11-19 00"]);
+    points[..8].iter_mut().for_each(|point| point.standing = Standing::Unchecked);
+    assert_eq!(kept(&keep, &points, &TimeZone::UTC).len(), 9, "none pushes another one out");
+    // as they are verified they count
+    points[4..8].iter_mut().for_each(|point| point.standing = Standing::Good);
+    assert_eq!(kept(&keep, &points, &TimeZone::UTC), verified);
+    let lines = keep.decide(&[points[0].clone(), points[8].clone()], now(), &TimeZone::UTC).explain();
+    assert_eq!(lines[1], "keep 20261111T000000Z-00000000: not verified yet, a rule would keep it");
 }
 
 #[test]
@@ -177,7 +200,7 @@ impl Dice {
 
 /// What must hold after every decision.
 fn check(keep: &Keep, points: &[Candidate], now: Timestamp, decision: &Decision, seed: u64) {
-    let past = |point: &&Candidate| point.good && point.taken_at <= now;
+    let past = |point: &&Candidate| point.standing == Standing::Good && point.taken_at <= now;
     let newest = points.iter().filter(past).max_by_key(|point| (point.taken_at, point.id.clone()));
     if let Some(newest) = newest {
         let kept = decision.keep.iter().any(|kept| kept.point.id == newest.id);
@@ -213,15 +236,15 @@ fn history(seed: u64, zones: &[TimeZone]) {
             0..=3 => {
                 now += Duration::from_secs(1800 + dice.roll(36) * 3600);
                 let id = crate::RunId::at(now, event).point();
-                points.push(Candidate { id, taken_at: now, good: dice.roll(3) > 0 });
+                points.push(Candidate { id, taken_at: now, standing: STANDINGS[dice.roll(3) as usize] });
             }
             // a clock jumps back, or far ahead and stays there
             4 => now -= Duration::from_secs(dice.roll(72) * 3600),
             5 if dice.roll(8) == 0 => now += Duration::from_secs(dice.roll(1000) * 86_400),
             6 => {
                 let victim = dice.roll(points.len().max(1) as u64) as usize;
-                let good = dice.roll(2) == 0;
-                points.iter_mut().skip(victim).take(1).for_each(|point| point.good = good);
+                let standing = STANDINGS[dice.roll(3) as usize];
+                points.iter_mut().skip(victim).take(1).for_each(|point| point.standing = standing);
             }
             _ => {
                 let decision = keep.decide(&points, now, zone);
@@ -243,16 +266,16 @@ fn points_that_are_not_good_or_from_the_future_never_push_a_good_one_out() {
     for seed in 0..5_000 {
         let mut dice = Dice(seed);
         let keep = dice.rules();
-        let mut random = |good: bool, from: i64| {
+        let mut random = |standing: Standing, from: i64| {
             let taken_at = now() + Duration::from_secs(dice.roll(400) * 7200) - Duration::from_secs(400 * 7200);
             let taken_at = taken_at + jiff::SignedDuration::from_hours(from);
             let id = crate::RunId::at(taken_at, dice.roll(1 << 32) as u32).point();
-            Candidate { id, taken_at, good }
+            Candidate { id, taken_at, standing }
         };
-        let mut points: Vec<Candidate> = (0..12).map(|_| random(true, 0)).collect();
+        let mut points: Vec<Candidate> = (0..12).map(|_| random(Standing::Good, 0)).collect();
         let alone = keep.decide(&points, now(), &TimeZone::UTC);
-        points.extend((0..6).map(|_| random(false, 0)));
-        points.extend((0..6).map(|_| random(true, 801)));
+        points.extend((0..6).map(|index| random(STANDINGS[1 + index % 2], 0)));
+        points.extend((0..6).map(|_| random(Standing::Good, 801)));
         let crowded = keep.decide(&points, now(), &TimeZone::UTC);
         for kept in alone.keep {
             assert!(crowded.keep.iter().any(|other| other.point.id == kept.point.id), "seed {seed}: {kept:?}");

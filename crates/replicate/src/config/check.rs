@@ -48,6 +48,8 @@ pub fn settings(document: &mut Document, raw: RawSettings, file: &Path) -> (Sett
     }
     let daemon = daemon(document, raw.daemon.unwrap_or_default(), folder, &ledger);
     let retention = raw.retention.unwrap_or_default();
+    let retention_every =
+        grace(document, "/retention/every", retention.every.as_deref(), 6).max(Duration::from_secs(1));
     let replica_grace = grace(document, "/retention/replica-grace", retention.replica_grace.as_deref(), 72);
     let pack_grace = grace(document, "/retention/pack-grace", retention.pack_grace.as_deref(), 24);
     if pack_grace < Duration::from_secs(3600) {
@@ -57,7 +59,18 @@ pub fn settings(document: &mut Document, raw: RawSettings, file: &Path) -> (Sett
     let beside = file.parent().unwrap_or(Path::new(""));
     let policies = beside.join(raw.policies.as_deref().unwrap_or("policies"));
     let (file, none) = (file.to_owned(), BTreeMap::new());
-    let settings = Settings { file, ledger, sites, prices, vaults, daemon, replica_grace, pack_grace, policies: none };
+    let settings = Settings {
+        file,
+        ledger,
+        sites,
+        prices,
+        vaults,
+        daemon,
+        replica_grace,
+        pack_grace,
+        retention_every,
+        policies: none,
+    };
     (settings, policies)
 }
 

@@ -23,11 +23,11 @@ pub struct RawSettings {
     pub vaults: BTreeMap<String, RawVault>,
     /// The daemon.
     pub daemon: Option<RawDaemon>,
-    /// How long deletion waits.
+    /// When and after how long the daemon deletes.
     pub retention: Option<RawRetention>,
 }
 
-/// How long deletion waits.
+/// When and after how long the daemon deletes.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct RawRetention {
@@ -35,6 +35,8 @@ pub struct RawRetention {
     pub replica_grace: Option<String>,
     /// How long a pack of a vault stays after no point needs it, at least `1h`. Default: `24h`.
     pub pack_grace: Option<String>,
+    /// How often the daemon applies retention and looks for unneeded packs. Default: `6h`.
+    pub every: Option<String>,
 }
 
 /// The provider of a site.

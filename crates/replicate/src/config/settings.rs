@@ -30,6 +30,8 @@ pub struct Settings {
     pub replica_grace: Duration,
     /// How long an unneeded pack stays.
     pub pack_grace: Duration,
+    /// How often the daemon applies retention.
+    pub retention_every: Duration,
     /// All policies.
     pub policies: BTreeMap<PolicyName, Policy>,
 }
@@ -166,11 +168,7 @@ pub struct Overview {
 impl Settings {
     /// Whether these settings differ from the `old` ones in something that a running daemon cannot change.
     pub fn needs_restart(&self, old: &Settings) -> bool {
-        self.ledger != old.ledger
-            || self.sites != old.sites
-            || self.prices != old.prices
-            || self.vaults != old.vaults
-            || self.daemon != old.daemon
+        self.ledger != old.ledger || self.daemon != old.daemon
     }
 
     /// What there is, in names.

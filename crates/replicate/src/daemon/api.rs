@@ -67,7 +67,7 @@ async fn only_us(ConnectInfo(peer): ConnectInfo<Peer>, request: extract::Request
 async fn health(Shared(state): Shared<Arc<State>>) -> Answer {
     let value = serde_json::json!({
         "program": concat!("replicate ", env!("CARGO_PKG_VERSION")),
-        "owner": state.engine.owner(),
+        "owner": state.engine().owner(),
         "at-work": state.work.len(),
     });
     Json(value).into_response()
@@ -90,7 +90,8 @@ async fn request(Shared(state): Shared<Arc<State>>, Json(request): Json<Request>
 async fn carry_out(state: &State, request: Request, send: mpsc::Sender<Bytes>) {
     let mut events = state.hub.listen();
     let mut filter = Filter { request: &request, runs: BTreeSet::new() };
-    let work = execute(&state.engine, &request);
+    let engine = state.engine();
+    let work = execute(&engine, &request);
     tokio::pin!(work);
     let outcome = loop {
         tokio::select! {

@@ -2,7 +2,7 @@
 //!
 //! It holds the ledger's lock as long as it lives, so a socket that it finds was left by a dead one. SIGTERM and
 //! SIGINT: nothing new begins, what runs may end within `stop-limit`, the rest is parked: dropped where it stands, and
-//! resumed from the ledger by the next start. SIGHUP: the configuration is read again, wholly or not at all.
+//! resumed from the ledger by the next start. SIGHUP: the configuration is read again, wholly or not at all; what runs goes on as it began.
 
 mod api;
 mod hub;
@@ -10,7 +10,7 @@ mod schedule;
 mod systemd;
 
 use std::os::unix::fs::PermissionsExt;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use engine::Engine;
@@ -27,21 +27,30 @@ pub use hub::Hub;
 
 /// What all parts of the daemon share.
 pub struct State {
-    /// The engine.
-    pub engine: Arc<Engine>,
+    /// The engine in force: a reload puts another one in its place.
+    engine: RwLock<Arc<Engine>>,
+    retention_every: RwLock<Duration>,
     /// Where its events go.
     pub hub: Arc<Hub>,
     /// Cancelled when nothing new may begin.
     pub stopping: CancellationToken,
     /// Cancelled when what still runs is parked.
     pub park: CancellationToken,
-    /// How many turns of the schedule may go on at the same time.
-    pub parallel_runs: usize,
     /// Everything that must end, or be parked, before the daemon does.
     pub work: TaskTracker,
 }
 
 impl State {
+    /// The engine in force now.
+    pub fn engine(&self) -> Arc<Engine> {
+        self.engine.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How often retention is applied, now.
+    pub fn retention_every(&self) -> Duration {
+        *self.retention_every.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Runs work that a stop waits for, and parks after its limit.
     pub fn begin(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
         let park = self.park.clone();
@@ -62,20 +71,20 @@ pub async fn serve(settings: Settings) -> Result<()> {
     let hub = Arc::new(Hub::default());
     let engine = Arc::new(wiring::engine(&settings, Arc::clone(&hub) as _).await?);
     let state = Arc::new(State {
-        engine,
+        engine: RwLock::new(engine),
+        retention_every: RwLock::new(settings.retention_every),
         hub,
         stopping: CancellationToken::new(),
         park: CancellationToken::new(),
-        parallel_runs: settings.daemon.parallel_runs,
         work: TaskTracker::new(),
     });
     let listener = bind(&settings)?;
     let server = tokio::spawn(api::serve(listener, Arc::clone(&state)));
-    let schedule = tokio::spawn(schedule::run(Arc::clone(&state)));
+    let schedule = tokio::spawn(schedule::run(Arc::clone(&state), settings.daemon.parallel_runs));
     tracing::info!(
         socket = %settings.daemon.socket.display(),
         policies = settings.policies.len(),
-        owner = %state.engine.owner(),
+        owner = %state.engine().owner(),
         "the daemon is ready"
     );
     systemd::ready();
@@ -120,11 +129,14 @@ fn reload(state: &State, settings: &mut Settings) {
             }
         }
         Ok(new) if new.needs_restart(settings) => {
-            tracing::error!("kept the old configuration: sites, vaults, ledger or daemon changed, restart for that");
+            tracing::error!("kept the old configuration: `ledger` or `[daemon]` changed, restart the daemon for that");
         }
         Ok(new) => {
-            state.engine.set_policies(new.policies.values().cloned().collect());
-            tracing::info!(policies = new.policies.len(), "the new configuration is in force");
+            let engine = Arc::new(wiring::rewired(&state.engine(), &new));
+            *state.engine.write().unwrap_or_else(PoisonError::into_inner) = engine;
+            *state.retention_every.write().unwrap_or_else(PoisonError::into_inner) = new.retention_every;
+            let (sites, vaults, policies) = (new.sites.len(), new.vaults.len(), new.policies.len());
+            tracing::info!(sites, vaults, policies, "the new configuration is in force");
             *settings = new;
         }
     }

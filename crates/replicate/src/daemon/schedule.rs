@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::PruneRequest;
-use model::Clock;
+use engine::{PruneRequest, RunsReport};
+use model::{Clock, Result};
 use tokio::sync::Semaphore;
 
 use super::State;
@@ -12,12 +12,10 @@ use crate::wiring::SystemClock;
 
 /// The longest sleep: the wall clock may jump, and no timer hears of that.
 const LONGEST: Duration = Duration::from_secs(20);
-/// How often retention is applied and vaults are collected.
-const RETENTION: Duration = Duration::from_secs(6 * 3600);
 
 /// Runs what is due, until the daemon stops.
-pub async fn run(state: Arc<State>) {
-    let turns = Arc::new(Semaphore::new(state.parallel_runs));
+pub async fn run(state: Arc<State>, parallel: usize) {
+    let turns = Arc::new(Semaphore::new(parallel));
     begin_recovery(&state);
     begin_retention(&state);
     loop {
@@ -30,17 +28,24 @@ pub async fn run(state: Arc<State>) {
         let busy = Arc::clone(&state);
         state.begin(async move {
             let _turn = turn;
-            match busy.engine.run_due().await {
-                Ok(report) if report.runs.is_empty() => {}
-                Ok(report) => tracing::info!(runs = report.runs.len(), outcome = ?report.outcome(), "due runs ended"),
-                Err(error) => tracing::error!(why = error.chain(), "cannot run what is due"),
-            }
+            let engine = busy.engine();
+            tell("due runs ended", engine.run_due().await);
+            tell("parked runs were tried again", engine.retry_due().await);
         });
     }
 }
 
+/// One line for the log.
+fn tell(what: &str, report: Result<RunsReport>) {
+    match report {
+        Ok(report) if report.runs.is_empty() => {}
+        Ok(report) => tracing::info!(runs = report.runs.len(), outcome = ?report.outcome(), "{what}"),
+        Err(error) => tracing::error!(why = error.chain(), "cannot do its work: {what}"),
+    }
+}
+
 async fn pause(state: &State) -> Duration {
-    match state.engine.next_due().await {
+    match state.engine().next_due().await {
         Ok(Some(due)) => {
             let wait = due.duration_since(SystemClock.now());
             Duration::try_from(wait).unwrap_or_default().clamp(Duration::from_millis(200), LONGEST)
@@ -57,12 +62,9 @@ async fn pause(state: &State) -> Duration {
 fn begin_recovery(state: &Arc<State>) {
     let busy = Arc::clone(state);
     state.begin(async move {
-        match busy.engine.resume().await {
-            Ok(report) if report.runs.is_empty() => {}
-            Ok(report) => tracing::info!(runs = report.runs.len(), outcome = ?report.outcome(), "open runs went on"),
-            Err(error) => tracing::error!(why = error.chain(), "cannot go on with open runs"),
-        }
-        match busy.engine.sweep().await {
+        let engine = busy.engine();
+        tell("open runs went on", engine.resume().await);
+        match engine.sweep().await {
             Ok(report) => tracing::info!(deleted = report.deleted.len(), "swept"),
             Err(error) => tracing::error!(why = error.chain(), "cannot sweep"),
         }
@@ -75,11 +77,11 @@ fn begin_retention(state: &Arc<State>) {
         loop {
             tokio::select! {
                 () = busy.stopping.cancelled() => return,
-                () = tokio::time::sleep(RETENTION) => {}
+                () = tokio::time::sleep(busy.retention_every()) => {}
             }
             let inner = Arc::clone(&busy);
             busy.begin(async move {
-                match inner.engine.prune(&PruneRequest { collect: true, ..PruneRequest::default() }).await {
+                match inner.engine().prune(&PruneRequest { collect: true, ..PruneRequest::default() }).await {
                     Ok(report) => tracing::info!(
                         marked = report.doomed.len(),
                         deleted = report.deleted.len(),

@@ -170,7 +170,9 @@ fn stuck(server: &ServerStatus) -> String {
     if let Some(run) = &server.open_run {
         let since = instant(run.started_at);
         let tries = count(run.attempts as usize, "attempt");
-        let _ = writeln!(text, "{}: run {} since {since} stands at `{}` ({tries})", server.server, run.run, run.step);
+        let next = run.next_try.map(|at| format!(", next try {}", instant(at))).unwrap_or_default();
+        let _ =
+            writeln!(text, "{}: run {} since {since} stands at `{}` ({tries}{next})", server.server, run.run, run.step);
         text += &indented("  ", run.problem.as_slice());
     }
     if let Some(problem) = &server.last_problem {

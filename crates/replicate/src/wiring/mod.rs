@@ -60,18 +60,29 @@ pub async fn engine(settings: &Settings, observer: Arc<dyn Observer>) -> Result<
         vaults: vaults(settings, &clock),
         policies: settings.policies.values().cloned().collect(),
         observer,
-        settings: engine::Settings {
-            program: concat!("replicate ", env!("CARGO_PKG_VERSION")).to_owned(),
-            program_hash: program_hash().unwrap_or_default(),
-            parallel: settings.daemon.parallel_runs,
-            replica_grace: settings.replica_grace,
-            pack_grace: settings.pack_grace,
-            prices: settings.prices.clone(),
-            ..engine::Settings::default()
-        },
+        settings: tuned(settings),
         clock,
     };
     Engine::new(parts).await
+}
+
+/// The engine as other settings want it, over the same ledger.
+pub fn rewired(engine: &Engine, settings: &Settings) -> Engine {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let policies = settings.policies.values().cloned().collect();
+    engine.rewired(sites(settings, &clock), vaults(settings, &clock), policies, tuned(settings))
+}
+
+fn tuned(settings: &Settings) -> engine::Settings {
+    engine::Settings {
+        program: concat!("replicate ", env!("CARGO_PKG_VERSION")).to_owned(),
+        program_hash: || program_hash().unwrap_or_default(),
+        parallel: settings.daemon.parallel_runs,
+        replica_grace: settings.replica_grace,
+        pack_grace: settings.pack_grace,
+        prices: settings.prices.clone(),
+        ..engine::Settings::default()
+    }
 }
 
 /// BLAKE3 of the executable, for proofs. A program that cannot read itself (deleted by an update) signs without.
