@@ -2,9 +2,10 @@
 # Installs what is needed, then checks and tests the whole project. This is what CI runs.
 #
 # Usage: tests/run.sh [--slow] [--no-install] [PART...]
-#   --slow         also the proofs that take long: crash sweeps over every point, soak, licence check
+#   --slow         also what takes long: crash sweeps over every point and pair of points, the demo; and cargo-deny is
+#                  built where it is missing
 #   --no-install   do not install packages
-#   PART           only these: format clippy unit workspace openstack demo deny
+#   PART           only these: format clippy unit workspace openstack proofs sweeps deny demo
 #
 # Build products go to ${CARGO_TARGET_DIR:-~/.cache/replicate/target}, outside the clone, so that they are reused
 # where they exist; downloads and the test guest to ${REPLICATE_CACHE:-~/.cache/replicate}.
@@ -21,7 +22,7 @@ for word in "$@"; do
   case $word in
     --slow) slow=1 ;;
     --no-install) install= ;;
-    -h | --help) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 0 ;;
     -*) echo "tests/run.sh: no such option: $word" >&2; exit 2 ;;
     *) parts+=("$word") ;;
   esac
@@ -75,10 +76,18 @@ openstack() {
 proofs() {
   tests/openstack/with.sh 3 cargo test --locked --workspace --no-fail-fast -- --ignored --test-threads 2 --show-output
 }
+# Death at every point, and in the engine at every pair of points: the default run dies at some of them.
+sweeps() {
+  REPLICATE_SWEEP=full CRASH_EVERY=1 cargo test --locked -p engine -p replicate --no-fail-fast \
+    --test engine --test crash --test s3 -- --test-threads 3 --show-output survive a_vault_on_s3
+}
 licences() {
+  PATH=$PATH:$REPLICATE_CACHE/tools/bin
   if ! command -v cargo-deny >/dev/null; then
-    [ -n "$slow" ] || { echo "SKIPPED: cargo-deny is not installed (tests/run.sh --slow installs it)"; return 0; }
-    CARGO_TARGET_DIR=$REPLICATE_CACHE/deny-target cargo install -q --locked cargo-deny || return 1
+    [ -n "$slow" ] || { echo "SKIPPED: cargo-deny is not installed (tests/run.sh --slow builds it once)"; return 0; }
+    CARGO_TARGET_DIR=$REPLICATE_CACHE/tools/target \
+      cargo install -q --locked --root "$REPLICATE_CACHE/tools" cargo-deny@0.20.2 || return 1
+    rm -rf "$REPLICATE_CACHE/tools/target"
   fi
   # the advisory database is fetched from a code host that a closed network may not reach
   cargo deny --offline check bans licenses sources
@@ -91,6 +100,7 @@ part unit unit
 part workspace workspace
 part openstack openstack
 [ -n "$slow" ] && part proofs proofs
+{ [ -n "$slow" ] || [ ${#parts[@]} -gt 0 ]; } && part sweeps sweeps
 part deny licences
 { [ -n "$slow" ] || [ ${#parts[@]} -gt 0 ]; } && part demo demo
 

@@ -14,6 +14,7 @@ mod destinations;
 mod drill;
 mod engine;
 mod files;
+mod guards;
 mod holdings;
 mod identity;
 mod import;

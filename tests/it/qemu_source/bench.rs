@@ -134,6 +134,18 @@ impl Guest {
     }
 }
 
+/// The guest `pair`: two disks of 8 MiB and no operating system; its monitor writes as one would.
+pub async fn pair(folder: &Path) -> Guest {
+    let mut arguments = Vec::new();
+    for name in ["one", "two"] {
+        let file = folder.join(name);
+        run(&format!("qemu-img create -q -f qcow2 {0} 8M; qemu-io -f qcow2 -c 'write -P 3 1M 2M' {0}", file.display()));
+        arguments.extend(["-drive".into(), format!("if=none,id={name},format=qcow2,file={}", file.display())]);
+        arguments.extend(["-device".into(), format!("virtio-blk-pci,id={name},drive={name}")]);
+    }
+    Guest::start(folder, "pair", &arguments).await
+}
+
 impl Drop for Guest {
     fn drop(&mut self) {
         let _ = self.process.kill();

@@ -9,7 +9,7 @@ use super::bench::{Guest, Image, request, run, site, sweep, tools};
 
 const MIB: u64 = 1 << 20;
 
-fn server(folder: &Path) {
+pub fn server(folder: &Path) {
     let (qcow2, raw) = (folder.join("a.qcow2"), folder.join("b.raw"));
     run(&format!("qemu-img create -q -f qcow2 {0} 32M; qemu-io -f qcow2 -c 'write -P 1 1M 2M' {0}", qcow2.display()));
     run(&format!("truncate -s 8M {0}; qemu-io -f raw -c 'write -P 2 1M 1M' {0}", raw.display()));
@@ -22,7 +22,7 @@ fn server(folder: &Path) {
 }
 
 /// The bytes of both disks, by qemu-img.
-fn truth(folder: &Path) -> [Vec<u8>; 2] {
+pub fn truth(folder: &Path) -> [Vec<u8>; 2] {
     let out = folder.join("truth.raw");
     [("qcow2", "a.qcow2"), ("raw", "b.raw")].map(|(format, file)| {
         run(&format!("qemu-img convert -U -f {format} -O raw {} {}", folder.join(file).display(), out.display()));

@@ -9,7 +9,7 @@ use cloud::{Cloud, Outcome, Source};
 use model::{Consistency, DiskName, Firmware, Kind, OwnerId, Result, RunId, ServerName};
 use serde_json::json;
 
-use super::bench::{Guest, Image, request, run, site, sweep, tools};
+use super::bench::{Guest, Image, pair, request, run, site, sweep, tools};
 
 const MIB: u64 = 1 << 20;
 
@@ -20,14 +20,7 @@ struct Machine {
 }
 
 async fn machine(folder: &Path) -> Machine {
-    let mut arguments = Vec::new();
-    for name in ["one", "two"] {
-        let file = folder.join(name);
-        run(&format!("qemu-img create -q -f qcow2 {0} 8M; qemu-io -f qcow2 -c 'write -P 3 1M 2M' {0}", file.display()));
-        arguments.extend(["-drive".into(), format!("if=none,id={name},format=qcow2,file={}", file.display())]);
-        arguments.extend(["-device".into(), format!("virtio-blk-pci,id={name},drive={name}")]);
-    }
-    Machine { guest: Guest::start(folder, "pair", &arguments).await, folder: folder.to_owned() }
+    Machine { guest: pair(folder).await, folder: folder.to_owned() }
 }
 
 #[async_trait]

@@ -16,7 +16,7 @@ use crate::house::{House, server, site, site_place, vault_place};
 type There = BTreeSet<(Place, PointId)>;
 
 fn choice() -> Choice {
-    Choice { server: server(), at: None, point: None, from: None }
+    Choice { server: server(), at: None, point: None, from: None, via: model::Via::Auto }
 }
 
 async fn there(house: &House) -> There {

@@ -1,5 +1,6 @@
 //! `kill -9` at numbered crash points of real processes: sled ledger, vault in a folder, a memory cloud kept in a folder. The child is this
-//! test binary itself. Every day a part of the points is swept; `CRASH_EVERY=1` sweeps all of them.
+//! test binary itself. Every day a part of the points is swept; `CRASH_EVERY=1` sweeps all of them, and all pairs: each death, and each
+//! death of what recovers from it.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,15 +10,15 @@ use cloud::memory::MemoryCloud;
 use cloud::{Cloud, Target};
 use engine::ledger::{Ledger, SledLedger};
 use engine::{
-    Archive, CheckScope, Choice, DrillRequest, Engine, Parts, PruneRequest, RestoreRequest, RestoreTo, RunOutcome,
-    RunRequest, Settings, Silent, VerifyRequest,
+    Archive, CheckScope, Choice, DrillRequest, Engine, FileFormat, ImportRequest, Parts, PruneRequest, RestoreRequest,
+    RestoreTo, RunOutcome, RunRequest, Settings, Silent, VerifyRequest,
 };
-use model::{Clock, Destination, ImageOptions, ManualClock, Role, VaultName, Via};
+use model::{Arch, Clock, Destination, Firmware, ImageOptions, Kind, ManualClock, Role, ServerName, VaultName, Via};
 use secrecy::SecretString;
 use vault::bucket::{Bucket, DirBucket};
 use vault::{Identity, Options, Recipient, Vault};
 
-use crate::house::{HALF, disk, machine, policy, server, site, zone_place};
+use crate::house::{HALF, disk, machine, policy, server, site, site_place, vault_place, zone_place};
 
 /// A fixed age key: a passphrase is slow by intent.
 const AGE_SECRET: &str = "AGE-SECRET-KEY-1GQ9778VQXMMJVE8SK7J6VT8UJ4HDQAJUVSFCWCM02D8GEWQ72PVQ2Y5J33";
@@ -31,6 +32,9 @@ struct Kept {
     zone: MemoryCloud,
     vault: Arc<Vault>,
     engine: Engine,
+    /// What a restore writes, and what an import reads.
+    file: PathBuf,
+    image: PathBuf,
 }
 
 impl Kept {
@@ -75,7 +79,27 @@ impl Kept {
             settings: Settings { drill_poll: moment, relay_poll: moment, ..Settings::default() },
         };
         let engine = Engine::new(parts).await.unwrap();
-        Self { clock, lab, remote, zone, vault, engine }
+        let (file, image) = (folder.join("files/disk.raw"), folder.join("old.raw"));
+        Self { clock, lab, remote, zone, vault, engine, file, image }
+    }
+
+    /// A file that is there is whole, and nothing lies beside it; asked again, it is there.
+    async fn file_is_whole(&self) {
+        let newest = self.vault.points().await.unwrap().pop().unwrap().id;
+        let reader = self.vault.open_disk(&newest, &disk("vda")).await.unwrap();
+        let bytes = reader.read_at(0, 2 * HALF as usize).await.unwrap();
+        for again in [false, true] {
+            if again {
+                Box::pin(self.act("file")).await;
+            }
+            let names: Vec<_> =
+                std::fs::read_dir(self.file.parent().unwrap()).unwrap().map(|e| e.unwrap().path()).collect();
+            assert!(names.iter().all(|name| *name == self.file), "{names:?}");
+            assert!(again <= self.file.exists());
+            if self.file.exists() {
+                assert!(std::fs::read(&self.file).unwrap() == bytes);
+            }
+        }
     }
 
     async fn run(&self) {
@@ -99,26 +123,68 @@ impl Kept {
             "prune" => {
                 self.engine.prune(&PruneRequest { collect: true, ..PruneRequest::default() }).await.unwrap();
             }
+            "file" => {
+                let to = RestoreTo::File { path: self.file.clone(), format: FileFormat::Raw, disk: Some(disk("vda")) };
+                match self.engine.restore(&RestoreRequest { choice, to }).await {
+                    Ok(_) => {}
+                    // published by an execution that died before it could say so: whole, as the oracle sees
+                    Err(error) => assert_eq!(error.kind(), Kind::Exists, "{}", error.chain()),
+                }
+            }
+            "import" => {
+                let request = ImportRequest {
+                    files: vec![self.image.clone()],
+                    format: Some(FileFormat::Raw),
+                    server: ServerName::new("old").unwrap(),
+                    to: vec![vault_place(), site_place()],
+                    arch: Arch::X86_64,
+                    firmware: Firmware::Bios,
+                    memory: 1 << 28,
+                    vcpus: 1,
+                };
+                assert_eq!(self.engine.import(&request).await.unwrap().outcome, RunOutcome::Done);
+            }
+            "adopt" => {
+                self.engine.adopt().await.unwrap();
+            }
+            "resume" => self.resume().await,
             "recover" => self.recover().await,
             other => panic!("no scenario {other}"),
         }
     }
 
-    /// What the next start does, then the oracle.
-    async fn recover(&self) {
+    /// What the next start does.
+    async fn resume(&self) {
         for run in self.engine.resume().await.unwrap().runs {
             assert_eq!(run.outcome, RunOutcome::Done, "{run:?}");
         }
         let swept = self.engine.sweep().await.unwrap();
         assert!(swept.problems.is_empty() && swept.in_use.is_empty(), "{swept:?}");
+    }
+
+    /// The same, then the oracle.
+    async fn recover(&self) {
+        self.resume().await;
+        let of = std::env::var("KILL_SCENARIO_OF").unwrap_or_default();
         assert!(!self.lab.is_frozen(&server()));
         for cloud in [&self.lab, &self.remote, &self.zone] {
             let owned = cloud.owned().await.unwrap();
             assert!(owned.iter().all(|resource| resource.role == Role::Replica), "left: {owned:?}");
         }
-        if std::env::var("KILL_SCENARIO_OF").is_ok_and(|of| of == "prune") {
+        match of.as_str() {
             // the next prune finishes what this one had begun to delete
-            self.engine.prune(&PruneRequest::default()).await.unwrap();
+            "prune" => {
+                self.engine.prune(&PruneRequest::default()).await.unwrap();
+            }
+            "file" => self.file_is_whole().await,
+            // begun is finished: at both places or at none
+            "import" => {
+                let old = |point: &&model::RestorePoint| point.server.as_str() == "old";
+                let archived = self.vault.points().await.unwrap().iter().filter(old).count();
+                let images = self.remote.images().await.unwrap();
+                assert_eq!(archived, images.iter().map(|(_, point)| point).filter(old).count());
+            }
+            _ => {}
         }
         let all = VerifyRequest { scope: CheckScope::All, vault: None, site: None, server: None };
         let verified = self.engine.verify(&all).await.unwrap();
@@ -127,11 +193,12 @@ impl Kept {
         let adopted = self.engine.adopt().await.unwrap();
         assert!(adopted.added == 0 && adopted.gone.is_empty() && adopted.problems.is_empty(), "{adopted:?}");
         self.run().await;
+        let of_server = |point: &model::RestorePoint| point.server == server();
         let points = self.vault.points().await.unwrap();
-        let mut every = vec![points.into_iter().map(|point| point.id).collect::<Vec<_>>()];
+        let mut every = vec![points.into_iter().filter(of_server).map(|point| point.id).collect::<Vec<_>>()];
         for cloud in [&self.remote, &self.zone] {
             let images = cloud.images().await.unwrap();
-            every.push(images.into_iter().map(|(_, point)| point.id).collect());
+            every.push(images.into_iter().filter(|(_, point)| of_server(point)).map(|(_, point)| point.id).collect());
         }
         every.iter_mut().for_each(|ids| ids.sort());
         let newest = every[0].last().cloned().unwrap();
@@ -202,28 +269,62 @@ fn lived_in(home: &Path) -> PathBuf {
         assert_eq!(kept.engine.prune(&PruneRequest::default()).await.unwrap().doomed.len(), 3);
         kept.lab.write(&server(), &disk("vda"), HALF, &[9; 4096]).unwrap();
         std::fs::write(folder.join("hours"), "200").unwrap();
+        std::fs::write(folder.join("old.raw"), vec![5; HALF as usize]).unwrap();
+        std::fs::create_dir(folder.join("files")).unwrap();
     });
     folder
 }
 
+/// What finishes the work of a scenario that died: the next start, or the same command again.
+fn recovery_of(scenario: &str) -> &str {
+    if scenario == "prune" { "prune" } else { "resume" }
+}
+
+/// Dies at points of `scenario`, `every`-th of them, in copies of `from`; `survivor` gets the folder of each dead one. Returns how many.
+fn deaths(from: &Path, scenario: &str, of: &str, every: usize, mut survivor: impl FnMut(&Path)) -> u64 {
+    let mut deaths = 0;
+    for at in (1..).step_by(every.max(1)) {
+        let folder = tempfile::tempdir_in(from.parent().unwrap()).unwrap();
+        copy(from, folder.path());
+        if !spawn(folder.path(), scenario, of, Some(at)).0 {
+            break;
+        }
+        deaths += 1;
+        survivor(folder.path());
+    }
+    deaths
+}
+
+/// The scenario dies at its points; at some or all of them what recovers from it dies too.
 fn sweep(scenario: &str) {
     let home = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
     let base = lived_in(home.path());
-    let every: usize = std::env::var("CRASH_EVERY").ok().and_then(|text| text.parse().ok()).unwrap_or(9);
-    let (mut killed, mut last) = (0, 0);
-    for at in (1..).step_by(every.max(1)) {
-        let folder = home.path().join(format!("{scenario}-{at}"));
-        copy(&base, &folder);
-        last = at;
-        if !spawn(&folder, scenario, scenario, Some(at)).0 {
-            break;
+    if scenario == "adopt" {
+        // what is left of the ledger is who we are
+        for entry in std::fs::read_dir(base.join("ledger")).unwrap().flatten() {
+            match entry.file_name().to_str() {
+                Some("owner" | "proof.key") => {}
+                _ if entry.path().is_dir() => std::fs::remove_dir_all(entry.path()).unwrap(),
+                _ => std::fs::remove_file(entry.path()).unwrap(),
+            }
         }
-        killed += 1;
-        spawn(&folder, "recover", scenario, None);
-        std::fs::remove_dir_all(&folder).unwrap();
     }
-    assert!(killed > 1, "{scenario}: only {killed} points were hit");
-    println!("{scenario}: killed at {killed} of about {last} crash points (every {every}), recovered each time");
+    let every: Option<usize> = std::env::var("CRASH_EVERY").ok().and_then(|text| text.parse().ok());
+    let (mut pairs, mut turn) = (0, 0);
+    let single = deaths(&base, scenario, scenario, every.unwrap_or(9), |dead| {
+        turn += 1;
+        // a sample takes few pairs of few deaths
+        if every.is_some() || turn % 4 == 2 {
+            pairs += deaths(dead, recovery_of(scenario), scenario, every.unwrap_or(23), |twice| {
+                spawn(twice, "recover", scenario, None);
+            });
+        }
+        spawn(dead, "recover", scenario, None);
+    });
+    assert!(single > 1 && pairs > 0, "{scenario}: only {single} points and {pairs} pairs were hit");
+    println!(
+        "{scenario}: killed at {single} points and {pairs} pairs of points (every {every:?}), recovered each time"
+    );
 }
 
 #[test]
@@ -237,38 +338,26 @@ fn a_restore_survives_kills() {
 }
 
 #[test]
+fn a_restore_to_a_file_survives_kills() {
+    sweep("file");
+}
+
+#[test]
 fn a_drill_survives_kills() {
     sweep("drill");
 }
 
 #[test]
-fn a_prune_survives_kills() {
-    sweep("prune");
+fn an_import_survives_kills() {
+    sweep("import");
 }
 
 #[test]
-fn a_recovery_survives_kills() {
-    let home = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
-    let base = lived_in(home.path());
-    let every: usize = std::env::var("CRASH_EVERY").ok().and_then(|text| text.parse().ok()).unwrap_or(25);
-    let mut pairs = 0;
-    for at in [12, 30, 50] {
-        let once = home.path().join(format!("once-{at}"));
-        copy(&base, &once);
-        if !spawn(&once, "run", "run", Some(at)).0 {
-            break;
-        }
-        for again in (2..).step_by(every.max(1)) {
-            let folder = home.path().join(format!("twice-{at}-{again}"));
-            copy(&once, &folder);
-            if !spawn(&folder, "recover", "run", Some(again)).0 {
-                break;
-            }
-            pairs += 1;
-            spawn(&folder, "recover", "run", None);
-            std::fs::remove_dir_all(&folder).unwrap();
-        }
-    }
-    assert!(pairs > 3, "only {pairs} pairs");
-    println!("{pairs} pairs of kills survived");
+fn an_adoption_survives_kills() {
+    sweep("adopt");
+}
+
+#[test]
+fn a_prune_survives_kills() {
+    sweep("prune");
 }

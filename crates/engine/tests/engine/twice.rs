@@ -47,7 +47,7 @@ async fn lived_in() -> House {
 
 async fn act(house: &House, scenario: Scenario) {
     let engine = house.engine().await;
-    let choice = Choice { server: server(), at: None, point: None, from: None };
+    let choice = Choice { server: server(), at: None, point: None, from: None, via: model::Via::Auto };
     match scenario {
         Scenario::Run => {
             engine.run(&house.request()).await.unwrap();
@@ -230,7 +230,8 @@ async fn sweep(scenario: Scenario) -> BTreeSet<String> {
 #[tokio::test(start_paused = true)]
 async fn every_step_of_a_run() {
     let steps = sweep(Scenario::Run).await;
-    for step in ["capture", "transfer", "seal", "register", "verify"] {
+    // sealing goes on beside registering, whose outcome is the later one: it is among the commits that are forgotten
+    for step in ["capture", "transfer", "register", "verify", "a commit"] {
         assert!(steps.iter().any(|name| name.contains(step)), "{step} is not among {steps:?}");
     }
 }

@@ -12,6 +12,17 @@ use regex::Regex;
 pub const AGE_PUBLIC: &str = "age1zvkyg2lqzraa2lnjvqej32nkuu0ues2s82hzrye869xeexvn73equnujwj";
 const AGE_SECRET: &str = "AGE-SECRET-KEY-1GFPYYSJZGFPYYSJZGFPYYSJZGFPYYSJZGFPYYSJZGFPYYSJZGFPQ4EGAEX\n";
 
+/// A copy of a world.
+pub type Saved = tempfile::TempDir;
+
+/// In memory where there is such a place: a sweep over hundreds of deaths would wait for fsync most of the time. What is proved is death
+/// of the process, not of the machine.
+fn folder(prefix: &str) -> tempfile::TempDir {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(prefix);
+    builder.tempdir_in("/dev/shm").or_else(|_| builder.tempdir()).expect("folder")
+}
+
 /// A folder with everything.
 pub struct World {
     pub folder: tempfile::TempDir,
@@ -20,13 +31,11 @@ pub struct World {
 impl World {
     /// A configuration with the sites `here` (one server, off) and `dr`, and the vault `main`, which is not created.
     pub fn new() -> Self {
-        let world = Self { folder: tempfile::Builder::new().prefix("rpl-").tempdir().expect("folder") };
+        let world = Self { folder: folder("rpl-") };
         for folder in ["guests", "disks", "dr", "policies"] {
             std::fs::create_dir(world.path(folder)).expect("folder");
         }
-        world.write("key.txt", AGE_SECRET);
-        let ours = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-        std::fs::set_permissions(world.path("key.txt"), ours).expect("mode");
+        world.secret("key.txt", AGE_SECRET);
         world.write(
             "replicate.toml",
             &format!(
@@ -64,14 +73,14 @@ replica-grace = "0s"
     }
 
     /// A copy of everything, to come back to.
-    pub fn save(&self) -> tempfile::TempDir {
-        let copy = tempfile::Builder::new().prefix("rpl-saved-").tempdir().expect("folder");
+    pub fn save(&self) -> Saved {
+        let copy = folder("rpl-saved-");
         copy_all(self.folder.path(), copy.path());
         copy
     }
 
     /// Comes back to a copy, at the same path.
-    pub fn reset(&self, saved: &tempfile::TempDir) {
+    pub fn reset(&self, saved: &Saved) {
         for entry in std::fs::read_dir(self.folder.path()).expect("folder") {
             let path = entry.expect("entry").path();
             if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) }.expect("remove");
@@ -87,6 +96,13 @@ replica-grace = "0s"
         let path = self.path(name);
         std::fs::create_dir_all(path.parent().expect("parent")).expect("folder");
         std::fs::write(path, text).expect("write");
+    }
+
+    /// A file that nobody else may read.
+    pub fn secret(&self, name: &str, text: &str) {
+        self.write(name, text);
+        let ours = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(self.path(name), ours).expect("mode");
     }
 
     pub fn read(&self, name: &str) -> String {
