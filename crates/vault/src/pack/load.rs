@@ -48,6 +48,11 @@ pub(crate) struct PackInfo {
 }
 
 impl PackInfo {
+    /// What opens its frames.
+    pub fn cipher(&self) -> &Cipher {
+        &self.cipher
+    }
+
     /// The entry of a frame.
     pub fn entry(&self, number: u32) -> Result<&FrameEntry> {
         let entry = self.table.frames.get(number as usize);

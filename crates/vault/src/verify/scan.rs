@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use disk::PageHash;
 use futures::future::join_all;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -13,10 +14,11 @@ use super::{Findings, is_damage};
 use crate::PackId;
 use crate::keys::damaged;
 use crate::map::Page;
-use crate::pack::frame::FrameKind;
-use crate::pack::load::FrameFuture;
-use crate::pack::{BLOCK, FrameAt, HEADER, block_id};
-use crate::shared::Shared;
+use crate::pack::frame::{self, FrameEntry, FrameKind};
+use crate::pack::load::{FrameFuture, PackInfo};
+use crate::pack::{BLOCK, BlockId, FrameAt, HEADER, block_id};
+use crate::shared::{Shared, copy_error};
+use crate::work::Scratch;
 
 /// Packs that are opened at a time.
 const OPENING: usize = 4;
@@ -96,7 +98,7 @@ pub(super) async fn scan(
         let shared = owner.clone();
         async move {
             Ok::<_, Error>(match work {
-                Work::Window(frames) => (None, check_frames(&shared, &frames).await),
+                Work::Window(frames) => (None, read_frames(&shared, &frames).await),
                 Work::Lost(pack, why) => (Some((pack, why)), Vec::new()),
             })
         }
@@ -148,7 +150,46 @@ async fn open(
     Ok(windows)
 }
 
-/// Reads frames back and checks them.
+/// Reads frames of one pack and checks them, past the cache: nobody will ask for them again. `frames` lie one behind the other, but for
+/// those that were seen before; each run of neighbours is one request.
+async fn read_frames(shared: &Arc<Shared>, frames: &[FrameAt]) -> Vec<(FrameAt, Result<Fine>)> {
+    let Some(pack) = frames.first().map(|at| at.pack) else { return Vec::new() };
+    let (info, ids) = match (shared.pack(pack).await, shared.ids(pack).await) {
+        (Ok(info), Ok(ids)) => (info, ids),
+        (Err(error), _) | (_, Err(error)) => return frames.iter().map(|at| (*at, Err(copy_error(&error)))).collect(),
+    };
+    let entries: Vec<(FrameAt, FrameEntry)> =
+        frames.iter().filter_map(|at| Some((*at, *info.table.frames.get(at.frame as usize)?))).collect();
+    let runs = entries.chunk_by(|(_, a), (_, b)| a.offset + a.stored == b.offset);
+    let mut done = Vec::with_capacity(frames.len());
+    for run in runs {
+        let (Some((_, first)), Some((_, last))) = (run.first(), run.last()) else { continue };
+        let (start, end) = (u64::from(first.offset), u64::from(last.offset + last.stored));
+        let body = match shared.get_part(&pack.key(), start..end).await {
+            Ok(body) => body,
+            Err(error) => {
+                done.extend(run.iter().map(|(at, _)| (*at, Err(copy_error(&error)))));
+                continue;
+            }
+        };
+        let jobs = run.iter().map(|(at, entry)| {
+            let from = (entry.offset - first.offset) as usize;
+            let stored = body.slice(from..from + entry.stored as usize);
+            let (owner, info, ids, at, entry) = (shared.clone(), info.clone(), ids.clone(), *at, *entry);
+            let job = move |scratch: &mut Scratch| {
+                let plain = frame::decode(owner.keys.vault, at, &entry, info.cipher(), &stored, scratch)?;
+                fits(&owner, &info, &ids, at, &entry, &plain)
+            };
+            (at, shared.workers.submit(job))
+        });
+        for (at, job) in jobs.collect::<Vec<_>>() {
+            done.push((at, job.wait().await.flatten()));
+        }
+    }
+    done
+}
+
+/// Reads frames back through the cache, where a reader finds them next, and checks them.
 pub(super) async fn check_frames(shared: &Arc<Shared>, frames: &[FrameAt]) -> Vec<(FrameAt, Result<Fine>)> {
     let asked = shared.request(frames).await;
     let checks = frames.iter().copied().zip(asked).map(|(at, frame)| {
@@ -163,15 +204,28 @@ async fn check_frame(shared: Arc<Shared>, at: FrameAt, frame: Result<FrameFuture
     let (info, ids) = (shared.pack(at.pack).await?, shared.ids(at.pack).await?);
     let entry = *info.entry(at.frame)?;
     let owner = shared.clone();
-    let job = shared.workers.submit(move |_| {
-        let what = || format!("cannot rely on frame {} of pack {}", at.frame, at.pack);
-        if entry.kind == FrameKind::Page {
-            return Ok(Some(Page::decode(&plain, None, &what())?.hash()));
-        }
-        let ids = info.ids_of(at.frame, &ids).unwrap_or_default();
-        let fits = plain.len() == ids.len() * BLOCK
-            && plain.chunks(BLOCK).zip(ids).all(|(block, id)| block_id(owner.keys.block(), block) == *id);
-        if fits { Ok(None) } else { Err(damaged(what(), "a block does not fit its id")) }
-    });
-    Ok(Fine { stored: entry.stored, page: job.wait().await?? })
+    shared.workers.submit(move |_| fits(&owner, &info, &ids, at, &entry, &plain)).wait().await?
+}
+
+/// Whether a frame holds the blocks that its ids say, or a page.
+fn fits(
+    shared: &Shared,
+    info: &PackInfo,
+    ids: &[BlockId],
+    at: FrameAt,
+    entry: &FrameEntry,
+    plain: &Bytes,
+) -> Result<Fine> {
+    let what = || format!("cannot rely on frame {} of pack {}", at.frame, at.pack);
+    if entry.kind == FrameKind::Page {
+        return Ok(Fine { stored: entry.stored, page: Some(Page::decode(plain, None, &what())?.hash()) });
+    }
+    let ids = info.ids_of(at.frame, ids).unwrap_or_default();
+    let fits = plain.len() == ids.len() * BLOCK
+        && plain.chunks(BLOCK).zip(ids).all(|(block, id)| block_id(shared.keys.block(), block) == *id);
+    if fits {
+        Ok(Fine { stored: entry.stored, page: None })
+    } else {
+        Err(damaged(what(), "a block does not fit its id"))
+    }
 }

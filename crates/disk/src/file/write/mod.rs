@@ -28,6 +28,9 @@ use crate::{DiskWrite, LEAF, Leaf, PlainRange, RootBuilder, Written, leaf};
 
 /// Pieces that are hashed and written at once.
 const RUNNING: usize = 4;
+/// Bytes after which the kernel is asked to make durable what was written, while more is written: the last sync then finds little left,
+/// and a slow disk holds the writer back early instead of filling the memory with what it has not taken.
+const SYNC_EVERY: u64 = 128 << 20;
 
 /// A piece of the disk on its way into the file: within one page, so that no layout needs two tables for it.
 struct Piece {
@@ -67,6 +70,10 @@ pub struct FileWriter {
     fresh: u64,
     /// Bytes that the file system shares with the base.
     shared: u64,
+    /// Bytes written since the last sync began.
+    unsynced: u64,
+    /// The sync that is under way. Its error must not be lost: the kernel tells it once.
+    syncing: Option<JoinHandle<Result<()>>>,
 }
 
 impl FileWriter {
@@ -91,6 +98,8 @@ impl FileWriter {
             received: 0,
             fresh: 0,
             shared: 0,
+            unsynced: 0,
+            syncing: None,
         })
     }
 
@@ -190,7 +199,9 @@ impl FileWriter {
         let Some(stored) = outcome.map_err(broken)?? else { return Ok(()) };
         for (index, leaf) in (stored.first..).zip(stored.leaves) {
             self.root.push(index, leaf);
-            if !stored.stored {
+            if stored.stored {
+                self.unsynced += LEAF;
+            } else {
                 self.shared += LEAF;
             }
             let full = self.recorder.as_mut().and_then(|recorder| recorder.push(index, leaf, stored.stored));
@@ -198,7 +209,20 @@ impl FileWriter {
                 self.spawn(recorder.file(), move |file| file.write_all_at(&bytes, at).map(|()| None));
             }
         }
+        if self.unsynced >= SYNC_EVERY && self.syncing.as_ref().is_none_or(JoinHandle::is_finished) {
+            self.synced().await?;
+            self.unsynced = 0;
+            let (file, name) = (self.place.file(), self.place.to_string());
+            let sync = move || file.sync_data().map_err(|e| Error::io(format!("cannot write {name}"), e));
+            self.syncing = Some(tokio::task::spawn_blocking(sync));
+        }
         Ok(())
+    }
+
+    /// Waits for the sync that is under way, if there is one.
+    async fn synced(&mut self) -> Result<()> {
+        let Some(syncing) = self.syncing.take() else { return Ok(()) };
+        syncing.await.map_err(|e| Error::new(Kind::Permanent, format!("cannot write {}", self.place)).because(e))?
     }
 }
 
@@ -236,6 +260,7 @@ impl DiskWrite for FileWriter {
         while !self.running.is_empty() {
             self.settle().await?;
         }
+        self.synced().await?;
         let Self { place, layout, root, recorder, received, fresh, shared, .. } = *self;
         let (root, pages) = root.finish_with_pages();
         let stored = run(move || {
