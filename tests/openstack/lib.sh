@@ -121,6 +121,18 @@ answers() {
   tail -n 20 "$OSLAB/log/$1.log" >&2
   die "$1 does not answer at $2"
 }
+# comes SERVICE WHY DB QUERY: waits until the query of the service's database gives something else than 0.
+comes() {
+  local _
+  for _ in $(seq 240); do
+    $PY -c 'import sqlite3, sys; sys.exit(not sqlite3.connect(sys.argv[1], timeout=60).execute(sys.argv[2]).fetchone()[0])' \
+      "$3" "$4" && return 0
+    alive "$1" || break
+    sleep 0.5
+  done
+  tail -n 20 "$OSLAB/log/$1.log" >&2
+  die "$2"
+}
 
 # The state of the cloud: its databases, and what its services keep in files. Saved once everything has answered,
 # so that a later start can begin with an empty cloud in a second.

@@ -225,15 +225,7 @@ C
 }
 # The API answers before the compute host is mapped to its cell; a server started in between would end in ERROR.
 nova_mapped() {
-  local _
-  for _ in $(seq 240); do
-    $PY -c 'import sqlite3, sys; sys.exit(not sqlite3.connect(sys.argv[1], timeout=60).execute("select count(*) from host_mappings").fetchone()[0])' \
-      "$D/nova/api.db" && return 0
-    alive "nova-$R" || break
-    sleep 0.5
-  done
-  tail -n 20 "$OSLAB/log/nova-$R.log" >&2
-  die "the compute host of region $R did not register"
+  comes "nova-$R" "the compute host of region $R did not register" "$D/nova/api.db" 'select count(*) from host_mappings'
 }
 
 tier2_up() {

@@ -113,15 +113,8 @@ tier3_ready() {
   done
 }
 cinder_alive() {
-  local _
-  for _ in $(seq 240); do
-    $PY -c 'import sqlite3, sys; sys.exit(sqlite3.connect(sys.argv[1], timeout=60).execute("select count(*) from services where report_count > 0 and topic in (\"cinder-volume\", \"cinder-scheduler\")").fetchone()[0] < 2)' \
-      "$D/cinder/cinder.db" && return 0
-    alive "cinder-$R" || break
-    sleep 0.5
-  done
-  tail -n 20 "$OSLAB/log/cinder-$R.log" >&2
-  die "the volume service of region $R did not register"
+  comes "cinder-$R" "the volume service of region $R did not register" "$D/cinder/cinder.db" \
+    'select count(*) > 1 from services where report_count > 0 and topic in ("cinder-volume", "cinder-scheduler")'
 }
 # Whatever is mounted below our folder, the innermost first.
 shares_down() {
