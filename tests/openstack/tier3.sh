@@ -13,7 +13,7 @@ share_up() {
   [ -s "$image" ] || { truncate -s 40G "$image"; mke2fs -q -F -t ext4 -m 0 "$image"; }
   mount -o loop "$image" "$OSLAB/share" || cannot "no loop device for the volumes"
 }
-# The `mount` that Cinder's and Nova's helpers find first.
+# The `mount` that Cinder's and Nova's helpers find first, and a `mount.nfs`, without which Cinder's driver does not begin.
 mount_shim() {
   cat >"$OSLAB/bin/mount" <<'C'
 #!/bin/sh
@@ -25,7 +25,8 @@ done
 [ -n "$from" ] && exec /usr/bin/mount --bind "$from" "$last"
 exec /usr/bin/mount "$@"
 C
-  chmod +x "$OSLAB/bin/mount"
+  printf '#!/bin/sh\nexec "${0%%.nfs}" -t nfs "$@"\n' >"$OSLAB/bin/mount.nfs"
+  chmod +x "$OSLAB"/bin/mount "$OSLAB/bin/mount.nfs"
 }
 
 cinder_up() {
