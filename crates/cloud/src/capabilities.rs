@@ -14,11 +14,17 @@ pub struct Capabilities {
     pub relay: bool,
 }
 
+/// What can be asked of images at sites of kind `aws`. It stands here because that provider is a crate of its own, and a
+/// policy is checked without it.
+pub const AWS_IMAGE_OPTIONS: &[ImageOption] =
+    &[ImageOption::Name, ImageOption::Tags, ImageOption::Share, ImageOption::Protected, ImageOption::HideOlder];
+
 /// The capabilities of a provider by its word in the configuration; none: there is no such provider.
 pub fn capabilities(kind: &str) -> Option<Capabilities> {
     match kind {
         "qemu" => Some(Capabilities { images: qemu::IMAGE_OPTIONS, relay: false }),
         "openstack" => Some(Capabilities { images: openstack::IMAGE_OPTIONS, relay: true }),
+        "aws" => Some(Capabilities { images: AWS_IMAGE_OPTIONS, relay: false }),
         "memory" => Some(Capabilities { images: memory::IMAGE_OPTIONS, relay: true }),
         _ => None,
     }

@@ -13,7 +13,7 @@ mod relay;
 mod retry;
 mod traits;
 
-pub use capabilities::{Capabilities, capabilities};
+pub use capabilities::{AWS_IMAGE_OPTIONS, Capabilities, capabilities};
 pub use relay::{CopyRequest, CopyState, ImageCopy, Peer, Relay, Route};
 pub use retry::{RetryOptions, Retrying};
 pub use traits::{

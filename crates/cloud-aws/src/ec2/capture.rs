@@ -1,0 +1,228 @@
+//! Captures: `CreateSnapshots` pins one instant of all volumes in one call, whose tags tell how many snapshots belong
+//! together and which attempt they are of. So a capture is whole or not there, and the same token finds it again.
+//!
+//! A capture that was committed stays as the *base*: the next one is compared with it. It is kept until that one is
+//! committed in its turn.
+
+use std::collections::BTreeMap;
+
+use aws_sdk_ec2::types as ec2;
+use cloud::{Capture, CaptureRequest, CapturedDisk};
+use model::{CaptureId, Consistency, Cursor, DiskName, Error, Kind, Result, Role, Tags, crash, tag};
+use serde::{Deserialize, Serialize};
+
+use super::config::Clients;
+use super::error::classify;
+use super::inventory::{self, Seen};
+use super::marks;
+use super::snapshot::{self, Held};
+use super::wait::Bound;
+
+/// What a later process needs to read and to release a capture.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Handle {
+    /// The tags of its token.
+    pub(super) tags: Tags,
+    pub(super) disks: Vec<HeldDisk>,
+}
+
+/// A captured disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct HeldDisk {
+    pub(super) name: DiskName,
+    pub(super) snapshot: String,
+    /// What it is compared with.
+    pub(super) base: Option<String>,
+}
+
+impl Handle {
+    pub(super) fn of(capture: &Capture) -> Result<Self> {
+        serde_json::from_value(capture.handle.clone())
+            .map_err(|error| Error::new(Kind::Invalid, format!("cannot use capture {}", capture.id)).because(error))
+    }
+}
+
+/// The name of a token, by its tags.
+pub(super) fn name_of(tags: &Tags) -> String {
+    let part = |key: &str| tags.get(key).cloned().unwrap_or_default();
+    format!("replicate-{}-{}", part(tag::RUN), part(tag::STEP))
+}
+
+/// All snapshots of a capture that is not committed.
+pub(super) async fn held(clients: &Clients, tags: &Tags) -> Result<Vec<Held>> {
+    let filters = [tag::OWNER, tag::RUN, tag::STEP].map(|key| marks::tagged(key, tags.get(key).map(String::as_str)));
+    let mut found = snapshot::list(clients, filters.to_vec()).await?;
+    found.retain(|held| held.tags.contains_key(marks::PINNED) && !held.tags.contains_key(marks::BASE));
+    Ok(found)
+}
+
+/// Deletes a capture that is not committed. Absent is success.
+pub(super) async fn remove(clients: &Clients, tags: &Tags) -> Result<()> {
+    for held in held(clients, tags).await? {
+        snapshot::delete(clients, &held.id).await?;
+    }
+    Ok(())
+}
+
+/// The snapshots of the newest attempt that is whole; those of others are deleted.
+async fn whole(clients: &Clients, tags: &Tags) -> Result<Option<Vec<Held>>> {
+    let mut attempts: BTreeMap<String, Vec<Held>> = BTreeMap::new();
+    for held in held(clients, tags).await? {
+        let attempt = held.tags.get(marks::PINNED).cloned().unwrap_or_default();
+        attempts.entry(attempt).or_default().push(held);
+    }
+    let complete = |(mark, held): &(String, Vec<Held>)| {
+        mark.split(' ').next().and_then(|count| count.parse::<usize>().ok()) == Some(held.len())
+    };
+    let (mut fine, rest): (Vec<_>, Vec<_>) = attempts.into_iter().partition(complete);
+    fine.sort_by_key(|(_, held)| held.first().map(|held| held.started));
+    let newest = fine.pop();
+    for held in rest.into_iter().chain(fine).flat_map(|(_, held)| held) {
+        snapshot::delete(clients, &held.id).await?;
+    }
+    Ok(newest.map(|(_, held)| held))
+}
+
+/// Captures; see [`cloud::Source::capture`].
+pub(super) async fn capture(clients: &Clients, request: &CaptureRequest) -> Result<Capture> {
+    let operation = || format!("cannot capture server {}", request.server);
+    let tags = request.token.tags(Role::Scratch);
+    let seen = inventory::one(clients, &request.server).await?;
+    if let Some(held) = whole(clients, &tags).await? {
+        return describe(clients, request, &seen, held).await;
+    }
+    if seen.volumes.is_empty() {
+        return Err(Error::new(Kind::Invalid, operation()).because("it has no volume"));
+    }
+    let wanted = &request.consistent;
+    if wanted.required && wanted.level > Consistency::Crash {
+        return Err(Error::new(Kind::Invalid, operation())
+            .because(format!("its consistency would be crash, not {}: EC2 freezes no guest", wanted.level))
+            .hint("ask for crash consistency, or do not require more"));
+    }
+    let ids = pin(clients, &seen, tags.clone()).await.map_err(|error| error.within(operation()))?;
+    if ids.len() != seen.volumes.len() {
+        remove(clients, &tags).await?;
+        return Err(Error::new(Kind::Transient, operation()).because("a volume came or went meanwhile"));
+    }
+    let mut bound = Bound::new(operation());
+    loop {
+        let found = whole(clients, &tags).await;
+        match bound.bear(found).await? {
+            Some(Some(held)) => return describe(clients, request, &seen, held).await,
+            Some(None) => bound.pause("its snapshots are not visible").await?,
+            None => {}
+        }
+    }
+}
+
+/// Takes the snapshots, all of one instant.
+async fn pin(clients: &Clients, seen: &Seen, mut tags: Tags) -> Result<Vec<String>> {
+    tags.insert(marks::PINNED.to_owned(), format!("{} crash {:08x}", seen.volumes.len(), rand::random::<u32>()));
+    let which = ec2::InstanceSpecification::builder().instance_id(&seen.id).exclude_boot_volume(false).build();
+    let call = clients.ec2.create_snapshots().instance_specification(which);
+    let call = call.description(format!("replicate {}", name_of(&tags)));
+    let call = call.tag_specifications(marks::specification(ec2::ResourceType::Snapshot, &tags));
+    crash::point("aws.snapshots-create.before");
+    let answer = call.send().await;
+    crash::point("aws.snapshots-create.after");
+    let answer = answer.map_err(|error| classify(format!("cannot take snapshots of instance {}", seen.id), error))?;
+    Ok(answer.snapshots().iter().filter_map(|it| it.snapshot_id().map(str::to_owned)).collect())
+}
+
+/// The snapshots of the capture that a cursor stands for, by volume.
+async fn bases(clients: &Clients, request: &CaptureRequest) -> Result<BTreeMap<String, Held>> {
+    let Some(since) = &request.since else { return Ok(BTreeMap::new()) };
+    let filters = vec![
+        marks::tagged(marks::BASE, Some(since.as_str())),
+        marks::tagged(tag::OWNER, Some(request.token.owner.as_str())),
+    ];
+    let found = snapshot::list(clients, filters).await?.into_iter();
+    Ok(found.map(|held| (held.volume.clone(), held)).collect())
+}
+
+/// The capture as its snapshots tell it, once they are whole.
+async fn describe(clients: &Clients, request: &CaptureRequest, seen: &Seen, held: Vec<Held>) -> Result<Capture> {
+    let id = CaptureId::new(request.token.name())?;
+    let bases = bases(clients, request).await?;
+    let mut machine = seen.server.machine.clone();
+    let (mut disks, mut captured, mut taken_at) = (Vec::new(), Vec::new(), None);
+    for (spec, (name, volume)) in machine.disks.iter_mut().zip(&seen.volumes) {
+        let lost = || {
+            Error::new(Kind::Damaged, format!("capture {id} is lost"))
+                .because(format!("it has no disk {name}, and the server has"))
+        };
+        let found = held.iter().find(|held| held.volume == *volume).ok_or_else(lost)?;
+        let whole = snapshot::wait_completed(clients, &found.id, found.size).await?;
+        spec.size = whole.size;
+        taken_at = Some(taken_at.map_or(whole.started, |at: jiff::Timestamp| at.min(whole.started)));
+        let base = bases.get(volume);
+        let reason = match (&request.since, base) {
+            (None, _) => Some("it is the first capture".to_owned()),
+            (Some(since), None) => Some(format!("there is no snapshot of its volume from {since}")),
+            (Some(_), Some(base)) if base.size > whole.size => Some("its volume has shrunk".to_owned()),
+            (Some(_), Some(base)) if base.state != ec2::SnapshotState::Completed => {
+                Some(format!("snapshot {} of the last capture is not whole", base.id))
+            }
+            _ => None,
+        };
+        let base = base.filter(|_| reason.is_none()).map(|base| base.id.clone());
+        captured.push(CapturedDisk { name: name.clone(), size: whole.size, incremental: base.is_some(), reason });
+        disks.push(HeldDisk { name: name.clone(), snapshot: whole.id, base });
+    }
+    let handle = Handle { tags: request.token.tags(Role::Scratch), disks };
+    let handle = serde_json::to_value(handle)
+        .map_err(|error| Error::new(Kind::Permanent, format!("cannot note capture {id}")).because(error))?;
+    let level = request.consistent.level;
+    let degraded =
+        (level > Consistency::Crash).then(|| format!("consistency is crash, not {level}: EC2 freezes no guest"));
+    Ok(Capture {
+        cursor: Some(Cursor::new(id.as_str())?),
+        id,
+        server: request.server.clone(),
+        taken_at: taken_at.unwrap_or(jiff::Timestamp::UNIX_EPOCH),
+        consistency: Consistency::Crash,
+        warnings: degraded.into_iter().collect(),
+        machine,
+        disks: captured,
+        since: request.since.clone(),
+        handle,
+    })
+}
+
+/// Makes a capture the base of the next one, and deletes the bases before it. Repeating it is harmless.
+pub(super) async fn commit(clients: &Clients, capture: &Capture, tags: &Tags) -> Result<()> {
+    let held = held(clients, tags).await?;
+    let ids: Vec<String> = held.into_iter().map(|held| held.id).collect();
+    let name = capture.id.to_string();
+    let kept = Tags::from([(marks::BASE.to_owned(), name.clone()), (tag::ROLE.to_owned(), "replica".to_owned())]);
+    snapshot::tag(clients, ids.clone(), &kept).await?;
+    let mut bound = Bound::new(format!("cannot commit capture {name}"));
+    // tags are seen late, and until then a sweep would take the base for a leftover
+    for id in &ids {
+        loop {
+            let looked = snapshot::show(clients, id).await;
+            let Some(held) = bound.bear(looked).await? else { continue };
+            if held.tags.contains_key(marks::BASE) {
+                break;
+            }
+            bound.pause("its tags are not visible").await?;
+        }
+    }
+    let server = tags.get(tag::SERVER).map(String::as_str);
+    let filters = vec![
+        marks::tagged(marks::BASE, None),
+        marks::tagged(tag::SERVER, server),
+        marks::tagged(tag::OWNER, tags.get(tag::OWNER).map(String::as_str)),
+    ];
+    if ids.is_empty() {
+        // committed long ago: what is the base now is not ours to delete
+        return Ok(());
+    }
+    for old in snapshot::list(clients, filters).await? {
+        if old.tags.get(marks::BASE) != Some(&name) {
+            snapshot::delete(clients, &old.id).await?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,184 @@
+//! What the services' refusals mean to us. The one place that reads error codes.
+
+use std::error::Error as StdError;
+
+use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_ec2::config::http::HttpResponse;
+use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
+use jiff::Timestamp;
+use model::{Error, Kind};
+
+/// Turns an SDK error into ours: kind by the service's code, else by the HTTP status.
+pub(super) fn classify<E>(operation: impl Into<String>, error: SdkError<E, HttpResponse>) -> Error
+where
+    E: StdError + ProvideErrorMetadata + Send + Sync + 'static,
+{
+    let operation = operation.into();
+    let (code, message) = (error.code().map(str::to_owned), error.message().map(str::to_owned));
+    let Some(response) = error.raw_response() else {
+        return without_answer(operation, &error);
+    };
+    let status = response.status().as_u16();
+    let after = response.headers().get("retry-after");
+    let after = after.and_then(|text| model::parse_retry_after(text, clock_of(response)?));
+    // the direct API has few codes; what it means stands in the reason
+    let reason = response.body().bytes().and_then(reason_of);
+    let (kind, hint) = meaning(code.as_deref(), reason.as_deref(), status);
+    let mut said = format!("HTTP {status}");
+    for part in [code, reason, message].into_iter().flatten() {
+        said = format!("{said}, {}", part.trim_end_matches('.'));
+    }
+    let error = Error::new(kind, operation).because(said);
+    let error = after.into_iter().fold(error, Error::come_back_after);
+    hint.into_iter().fold(error, Error::hint)
+}
+
+/// The member `Reason` of the direct API's errors.
+fn reason_of(body: &[u8]) -> Option<String> {
+    let value: serde_json::Value = serde_json::from_slice(body).ok()?;
+    Some(value.get("Reason").or(value.get("reason"))?.as_str()?.to_owned())
+}
+
+/// The service's own clock, to which a date in its answer belongs. Seconds need none.
+fn clock_of(response: &HttpResponse) -> Option<Timestamp> {
+    match response.headers().get("date") {
+        Some(date) => jiff::fmt::rfc2822::parse(date).ok().map(|date| date.timestamp()),
+        None => Some(Timestamp::MAX),
+    }
+}
+
+/// No answer came: network trouble, or the request could not even be signed.
+fn without_answer(operation: String, error: &(dyn StdError + 'static)) -> Error {
+    let mut why: Vec<String> = Vec::new();
+    let mut keyless = false;
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        keyless |= cause.is::<CredentialsError>();
+        let text = cause.to_string();
+        if why.last() != Some(&text) {
+            why.push(text);
+        }
+        next = cause.source();
+    }
+    let why = why.join(": ");
+    if keyless {
+        return Error::new(Kind::Denied, operation)
+            .because(why)
+            .hint("check `profile` and `role` of the site, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY");
+    }
+    Error::new(Kind::Transient, operation).because(why)
+}
+
+/// A limit that an operator raises, and one that passes by itself.
+const RAISE: &str = "free something there, or have the account's quota raised";
+
+fn meaning(code: Option<&str>, reason: Option<&str>, status: u16) -> (Kind, Option<&'static str>) {
+    match reason.unwrap_or_default() {
+        "ACCOUNT_THROTTLED" | "RESOURCE_LEVEL_THROTTLE" | "DEPENDENCY_REQUEST_THROTTLED" => {
+            return (Kind::Throttled, None);
+        }
+        "SNAPSHOT_NOT_FOUND" => return (Kind::NotFound, None),
+        // somebody, perhaps an attempt of ours whose answer was lost, writes the same block just now
+        "CONFLICTING_BLOCK_UPDATE" => return (Kind::Transient, None),
+        "DEPENDENCY_SERVICE_QUOTA_EXCEEDED" => return (Kind::Quota, Some(RAISE)),
+        "INVALID_BLOCK_TOKEN" => return (Kind::Permanent, None),
+        _ => {}
+    }
+    let code = code.unwrap_or_default();
+    let kind = match code {
+        "RequestLimitExceeded"
+        | "Throttling"
+        | "ThrottlingException"
+        | "RequestThrottledException"
+        | "RequestThrottled"
+        | "EC2ThrottledException"
+        | "SlowDown" => Kind::Throttled,
+        "InternalError"
+        | "InternalFailure"
+        | "InternalServerException"
+        | "ServiceUnavailable"
+        | "Unavailable"
+        | "RequestTimeout" => Kind::Transient,
+        "AuthFailure"
+        | "SignatureDoesNotMatch"
+        | "InvalidClientTokenId"
+        | "ExpiredToken"
+        | "RequestExpired"
+        | "UnrecognizedClientException"
+        | "InvalidSignatureException"
+        | "ExpiredTokenException" => {
+            return (Kind::Denied, Some("check the site's keys, and this machine's clock"));
+        }
+        "UnauthorizedOperation" | "AccessDenied" | "AccessDeniedException" => {
+            return (Kind::Denied, Some("the keys are known, but their policy refuses this: see deploy/iam"));
+        }
+        "OperationNotPermitted" => {
+            return (Kind::Denied, Some("take its protection or lock off first"));
+        }
+        "SnapshotLocked" => return (Kind::Denied, Some("wait until the snapshot's lock has expired")),
+        "IncorrectState"
+        | "IncorrectInstanceState"
+        | "DependencyViolation"
+        | "ConflictException"
+        | "SnapshotCreationPerVolumeRateExceeded" => Kind::Transient,
+        "InsufficientInstanceCapacity" => return (Kind::Quota, Some("name another `instance-type` or `subnet`")),
+        "ResourceLimitExceeded"
+        | "InstanceLimitExceeded"
+        | "VcpuLimitExceeded"
+        | "SnapshotLimitExceeded"
+        | "ConcurrentSnapshotLimitExceeded"
+        | "ConcurrentLimitExceededException"
+        | "PendingSnapshotLimitExceeded"
+        | "ServiceQuotaExceededException"
+        | "TagLimitExceeded" => return (Kind::Quota, Some(RAISE)),
+        "InvalidAMIName.Duplicate" | "InvalidGroup.Duplicate" => Kind::Exists,
+        "InvalidAMIID.Unavailable" | "InvalidSnapshot.InUse" => Kind::Transient,
+        code if code.ends_with(".NotFound") || code == "ResourceNotFoundException" => Kind::NotFound,
+        code if code.starts_with("InvalidAMIID.Malformed") || code.ends_with(".Malformed") => Kind::NotFound,
+        code if code.ends_with("LimitExceeded") => return (Kind::Quota, Some(RAISE)),
+        code if code.starts_with("Invalid") || code.starts_with("Missing") || code.starts_with("Unsupported") => {
+            Kind::Invalid
+        }
+        "ValidationException" | "UnknownParameter" | "OptInRequired" => Kind::Invalid,
+        _ => match status {
+            401 | 403 => Kind::Denied,
+            404 => Kind::NotFound,
+            408 | 409 | 425 => Kind::Transient,
+            429 | 503 => Kind::Throttled,
+            200..=299 | 500..=599 => Kind::Transient,
+            _ => Kind::Permanent,
+        },
+    };
+    (kind, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_that_pass_and_limits_that_do_not() {
+        assert_eq!(meaning(Some("RequestLimitExceeded"), None, 503).0, Kind::Throttled);
+        assert_eq!(meaning(Some("RequestThrottledException"), Some("RESOURCE_LEVEL_THROTTLE"), 400).0, Kind::Throttled);
+        assert_eq!(meaning(Some("InstanceLimitExceeded"), None, 400).0, Kind::Quota);
+        assert_eq!(meaning(Some("ResourceLimitExceeded"), None, 400).0, Kind::Quota);
+    }
+
+    #[test]
+    fn what_is_absent_and_what_is_in_the_way() {
+        assert_eq!(meaning(Some("InvalidSnapshot.NotFound"), None, 400).0, Kind::NotFound);
+        assert_eq!(meaning(Some("ResourceNotFoundException"), Some("SNAPSHOT_NOT_FOUND"), 404).0, Kind::NotFound);
+        assert_eq!(meaning(Some("InvalidSnapshot.InUse"), None, 400).0, Kind::Transient);
+        assert_eq!(meaning(Some("DependencyViolation"), None, 400).0, Kind::Transient);
+        assert_eq!(meaning(Some("OperationNotPermitted"), None, 400).0, Kind::Denied);
+        assert_eq!(meaning(Some("InvalidParameterValue"), None, 400).0, Kind::Invalid);
+        assert_eq!(meaning(Some("SomethingNew"), None, 400).0, Kind::Permanent);
+        assert_eq!(meaning(None, None, 500).0, Kind::Transient);
+    }
+
+    #[test]
+    fn the_direct_apis_reason_is_read() {
+        assert_eq!(reason_of(br#"{"Message":"m","Reason":"ACCOUNT_THROTTLED"}"#).as_deref(), Some("ACCOUNT_THROTTLED"));
+        assert_eq!(reason_of(b"<html>"), None);
+    }
+}

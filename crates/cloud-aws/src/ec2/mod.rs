@@ -1,0 +1,86 @@
+//! The provider `aws`: one account in one region, by the EC2 API and the EBS direct API.
+//!
+//! An **image** of a restore point is an AMI; it carries the point in its tags, and its disks are EBS snapshots that
+//! were written block by block. A snapshot that no image of ours refers to is a leftover, whatever its tags say, so
+//! `RegisterImage` alone is the commit. Everything made is tagged in the call that makes it.
+//!
+//! Must not know vaults, policies or the ledger, and must not retry what the decorator retries; block transfers alone
+//! are repeated here, because a stream cannot be begun again by anyone above.
+
+mod blocks;
+mod capture;
+mod config;
+mod error;
+mod image;
+mod instance;
+mod inventory;
+mod isolate;
+mod launch;
+mod marks;
+mod options;
+mod owned;
+mod patience;
+mod records;
+mod snapshot;
+mod source;
+mod target;
+mod wait;
+mod write;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use cloud::{Cloud, Resource, Source, Target};
+use model::{Clock, Result, SiteName};
+use tokio::sync::OnceCell;
+
+pub use config::{AwsConfig, Endpoints, LaunchSpec, Restore};
+
+use self::config::Clients;
+
+/// An account in a region.
+#[derive(Clone)]
+pub struct AwsSite {
+    config: Arc<AwsConfig>,
+    clients: Arc<OnceCell<Clients>>,
+    clock: Arc<dyn Clock>,
+}
+
+impl AwsSite {
+    /// A site by its configuration. Touches nothing yet.
+    pub fn new(config: AwsConfig, clock: Arc<dyn Clock>) -> Self {
+        Self { config: Arc::new(config), clients: Arc::default(), clock }
+    }
+
+    /// The clients, made at the first call that needs them.
+    async fn clients(&self) -> Result<&Clients> {
+        self.clients.get_or_try_init(|| Clients::connect(&self.config)).await
+    }
+}
+
+#[async_trait]
+impl Cloud for AwsSite {
+    fn site(&self) -> &SiteName {
+        &self.config.site
+    }
+
+    fn kind(&self) -> &'static str {
+        "aws"
+    }
+
+    fn source(&self) -> Option<&dyn Source> {
+        Some(self)
+    }
+
+    fn target(&self) -> Option<&dyn Target> {
+        Some(self)
+    }
+
+    async fn owned(&self) -> Result<Vec<Resource>> {
+        owned::owned(self.clients().await?).await
+    }
+
+    async fn delete(&self, resource: &Resource) -> Result<()> {
+        owned::delete(self, resource).await
+    }
+}

@@ -1,0 +1,320 @@
+//! Writing a snapshot by its blocks of 512 KiB, on nothing or on an earlier snapshot.
+//!
+//! * Blocks that nobody writes are the parent's; without a parent they are zero, but not in an encrypted snapshot,
+//!   where they are noise: there every block is written.
+//! * Leaves that arrive as the parent has them cost nothing. A block of which only a part changed is completed from
+//!   the parent.
+//! * Blocks are put in parallel, as many as the service bears; the sums of all, in order, seal the snapshot.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use aws_lc_rs::digest;
+use aws_sdk_ebs::primitives::ByteStream;
+use aws_sdk_ebs::types::{ChecksumAggregationMethod, ChecksumAlgorithm};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use disk::{DiskWrite, LEAF, Leaf, RootBuilder, Written, is_zero, leaf, zero_leaf};
+use model::{Error, Kind, Result, crash};
+use tokio::task::JoinSet;
+
+use super::blocks::{BLOCK, BlockReader};
+use super::config::Clients;
+use super::error::classify;
+use super::patience::{Flight, patiently};
+use super::records::{self, Record, RecordWriter};
+use super::snapshot::{self, GIB};
+
+/// Leaves of a block.
+const LEAVES: u64 = BLOCK / LEAF;
+
+/// What a disk is written over.
+pub(super) struct Base {
+    pub(super) reader: BlockReader,
+    pub(super) record: Record,
+    /// Blocks that the parent's volume has; behind them is nobody's.
+    pub(super) blocks: u64,
+}
+
+/// A block that is being put together: bytes of the leaves that changed.
+struct Open {
+    index: u64,
+    bytes: Vec<u8>,
+    changed: [bool; LEAVES as usize],
+}
+
+/// A snapshot that is being written.
+pub(super) struct BlockWriter {
+    clients: Clients,
+    snapshot: String,
+    size: u64,
+    /// Blocks that nobody writes are noise.
+    noisy: bool,
+    base: Option<Base>,
+    open: Option<Open>,
+    /// The first leaf that nothing is known of yet.
+    leaf: u64,
+    /// The first block that was not passed yet.
+    next: u64,
+    root: RootBuilder,
+    record: RecordWriter,
+    sums: digest::Context,
+    flight: Arc<Flight>,
+    puts: JoinSet<Result<()>>,
+    count: u64,
+    received: u64,
+    fresh: u64,
+}
+
+impl BlockWriter {
+    pub(super) fn new(
+        clients: &Clients,
+        snapshot: &str,
+        size: u64,
+        noisy: bool,
+        base: Option<Base>,
+        scratch: &Path,
+    ) -> Result<Self> {
+        Ok(Self {
+            clients: clients.clone(),
+            snapshot: snapshot.to_owned(),
+            size,
+            noisy,
+            base,
+            open: None,
+            leaf: 0,
+            next: 0,
+            root: RootBuilder::new(size),
+            record: RecordWriter::create(records::path(scratch, snapshot), size)?,
+            sums: digest::Context::new(&digest::SHA256),
+            flight: Arc::default(),
+            puts: JoinSet::new(),
+            count: 0,
+            received: 0,
+            fresh: 0,
+        })
+    }
+
+    fn operation(&self) -> String {
+        format!("cannot write snapshot {}", self.snapshot)
+    }
+
+    fn check(&self, offset: u64, len: u64) -> Result<()> {
+        let end = offset.checked_add(len).filter(|end| *end <= self.size);
+        let whole = |at: u64| at.is_multiple_of(LEAF) || at == self.size;
+        if end.is_some_and(|end| offset / LEAF >= self.leaf && whole(offset) && whole(end)) {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Invalid, self.operation())
+            .because(format!("{len} bytes at {offset} come out of order, are behind the end or no whole leaves")))
+    }
+
+    fn base_leaf(&self, index: u64) -> Result<Leaf> {
+        self.base.as_ref().map_or_else(|| Ok(zero_leaf()), |base| base.record.leaf(index))
+    }
+
+    fn note(&mut self, leaf: &Leaf) -> Result<()> {
+        if *leaf != zero_leaf() {
+            self.root.push(self.leaf, *leaf);
+        }
+        self.leaf += 1;
+        self.record.push(leaf)
+    }
+
+    /// Nothing arrives before this leaf.
+    fn skip_to(&mut self, index: u64) -> Result<()> {
+        while self.leaf < index {
+            let leaf = self.base_leaf(self.leaf)?;
+            self.note(&leaf)?;
+        }
+        Ok(())
+    }
+
+    /// Takes one leaf; none: zeroes.
+    async fn take(&mut self, index: u64, data: Option<&[u8]>) -> Result<()> {
+        self.skip_to(index)?;
+        let data = data.filter(|data| !is_zero(data));
+        let new = data.map_or_else(zero_leaf, leaf);
+        if new == self.base_leaf(index)? {
+            return self.note(&new);
+        }
+        self.note(&new)?;
+        let (block, at) = (index / LEAVES, (index % LEAVES) as usize);
+        if self.open.as_ref().is_some_and(|open| open.index != block) {
+            self.close().await?;
+        }
+        let open = self.open.get_or_insert_with(|| Open {
+            index: block,
+            bytes: vec![0; BLOCK as usize],
+            changed: [false; LEAVES as usize],
+        });
+        open.changed[at] = true;
+        if let Some(data) = data {
+            open.bytes[at * LEAF as usize..][..data.len()].copy_from_slice(data);
+            self.fresh += data.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Completes the block that is open, and puts it.
+    async fn close(&mut self) -> Result<()> {
+        let Some(mut open) = self.open.take() else { return Ok(()) };
+        if let Some(base) = &self.base {
+            let mut rest = Vec::new();
+            for at in (0..LEAVES).filter(|at| !open.changed[*at as usize]) {
+                if base.record.leaf(open.index * LEAVES + at)? != zero_leaf() {
+                    rest.push(at as usize);
+                }
+            }
+            if !rest.is_empty() {
+                let what = format!("read block {} of {}", open.index, disk::DiskRead::describe(&base.reader));
+                let bytes = patiently(&self.flight, &what, || base.reader.block(open.index)).await?;
+                let bytes = bytes.ok_or_else(|| {
+                    Error::new(Kind::Damaged, self.operation())
+                        .because(format!("the parent has no block {}, and its record has one", open.index))
+                })?;
+                for at in rest.into_iter().map(|at| at * LEAF as usize) {
+                    open.bytes[at..at + LEAF as usize].copy_from_slice(&bytes[at..at + LEAF as usize]);
+                }
+            }
+        }
+        self.pass(open.index).await?;
+        self.next = open.index + 1;
+        self.put(open.index, open.bytes.into()).await
+    }
+
+    /// Blocks before this one do not arrive any more.
+    async fn pass(&mut self, index: u64) -> Result<()> {
+        if !self.noisy {
+            return Ok(());
+        }
+        // what the parent has was written by us, every block of it
+        self.next = self.next.max(self.base.as_ref().map_or(0, |base| base.blocks));
+        let zeroes = Bytes::from(vec![0; BLOCK as usize]);
+        while self.next < index {
+            let at = self.next;
+            self.next += 1;
+            self.put(at, zeroes.clone()).await?;
+        }
+        Ok(())
+    }
+
+    async fn put(&mut self, index: u64, bytes: Bytes) -> Result<()> {
+        while self.puts.len() >= self.flight.allowed() {
+            self.one_is_put().await?;
+        }
+        let sum = digest::digest(&digest::SHA256, &bytes);
+        self.sums.update(sum.as_ref());
+        self.count += 1;
+        let (clients, snapshot, flight) = (self.clients.clone(), self.snapshot.clone(), Arc::clone(&self.flight));
+        let sum = STANDARD.encode(sum);
+        self.puts.spawn(async move {
+            let what = format!("put block {index} of snapshot {snapshot}");
+            patiently(&flight, &what, || put(&clients, &snapshot, index, &bytes, &sum)).await
+        });
+        Ok(())
+    }
+
+    async fn one_is_put(&mut self) -> Result<()> {
+        match self.puts.join_next().await {
+            None => Ok(()),
+            Some(done) => done.map_err(|error| Error::new(Kind::Permanent, self.operation()).because(error))?,
+        }
+    }
+
+    /// Seals the snapshot. An answer that was lost shows in its state.
+    async fn complete(&mut self) -> Result<()> {
+        let operation = format!("cannot complete snapshot {}", self.snapshot);
+        let count = i32::try_from(self.count).map_err(|error| Error::new(Kind::Invalid, &operation).because(error))?;
+        let sums = std::mem::replace(&mut self.sums, digest::Context::new(&digest::SHA256));
+        let sum = (count > 0).then(|| STANDARD.encode(sums.finish()));
+        crash::point("aws.snapshot-complete.before");
+        let what = format!("complete snapshot {}", self.snapshot);
+        let sealed = patiently(&self.flight, &what, || {
+            let call = self.clients.ebs.complete_snapshot().snapshot_id(&self.snapshot).changed_blocks_count(count);
+            let call = match &sum {
+                Some(sum) => call
+                    .checksum(sum)
+                    .checksum_algorithm(ChecksumAlgorithm::ChecksumAlgorithmSha256)
+                    .checksum_aggregation_method(ChecksumAggregationMethod::ChecksumAggregationLinear),
+                None => call,
+            };
+            let sent = call.send();
+            let operation = &operation;
+            async move { sent.await.map_err(|error| classify(operation, error)) }
+        });
+        let sealed = sealed.await.map(drop);
+        crash::point("aws.snapshot-complete.after");
+        if let Err(error) = sealed {
+            let now = snapshot::show(&self.clients, &self.snapshot).await;
+            let done = now.is_ok_and(|held| held.state == aws_sdk_ec2::types::SnapshotState::Completed);
+            if !done {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn put(clients: &Clients, snapshot: &str, index: u64, bytes: &Bytes, sum: &str) -> Result<()> {
+    let operation = || format!("cannot put block {index} of snapshot {snapshot}");
+    let at = i32::try_from(index).map_err(|error| Error::new(Kind::Invalid, operation()).because(error))?;
+    let call = clients.ebs.put_snapshot_block().snapshot_id(snapshot).block_index(at);
+    let call =
+        call.data_length(BLOCK as i32).checksum(sum).checksum_algorithm(ChecksumAlgorithm::ChecksumAlgorithmSha256);
+    let answer = call.block_data(ByteStream::from(bytes.clone())).send().await;
+    answer.map(drop).map_err(|error| classify(operation(), error))
+}
+
+#[async_trait]
+impl DiskWrite for BlockWriter {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    async fn write(&mut self, offset: u64, data: Bytes) -> Result<()> {
+        self.check(offset, data.len() as u64)?;
+        self.received += data.len() as u64;
+        for (at, piece) in data.chunks(LEAF as usize).enumerate() {
+            self.take(offset / LEAF + at as u64, Some(piece)).await?;
+        }
+        Ok(())
+    }
+
+    async fn zero(&mut self, offset: u64, len: u64) -> Result<()> {
+        self.check(offset, len)?;
+        let (from, to) = (offset / LEAF, (offset + len).div_ceil(LEAF));
+        if self.base.is_none() {
+            // what does not arrive is zero anyhow
+            return self.skip_to(to);
+        }
+        for index in from..to {
+            self.take(index, None).await?;
+        }
+        Ok(())
+    }
+
+    fn has_leaf(&self, index: u64, leaf: &Leaf) -> bool {
+        self.base.as_ref().is_some_and(|base| base.record.leaf(index).is_ok_and(|known| known == *leaf))
+    }
+
+    fn may_have_leaves(&self) -> bool {
+        self.base.is_some()
+    }
+
+    async fn finish(mut self: Box<Self>) -> Result<Written> {
+        self.close().await?;
+        self.skip_to(self.size.div_ceil(LEAF))?;
+        self.pass(self.size.div_ceil(GIB) * (GIB / BLOCK)).await?;
+        while !self.puts.is_empty() {
+            self.one_is_put().await?;
+        }
+        self.complete().await?;
+        snapshot::wait_completed(&self.clients, &self.snapshot, self.count * BLOCK).await?;
+        let Self { root, record, received, fresh, count, .. } = *self;
+        record.finish()?;
+        Ok(Written { root: root.finish(), received, fresh, stored: count * BLOCK })
+    }
+}
