@@ -142,6 +142,8 @@ async fn look_at_site(
         SiteSettings::OpenStack(site) => {
             (Some(format!("cloud {}", site.cloud.cloud)), None, Some(site.scratch.as_path()))
         }
+        #[cfg(feature = "aws")]
+        SiteSettings::Aws(site) => (Some(format!("region {}", site.region)), None, Some(site.scratch.as_path())),
     };
     if let (Some(source), Some(place)) = (cloud.source(), servers_at) {
         let servers = within(&subject, source.servers()).await;

@@ -1,6 +1,8 @@
 //! Configuration: `replicate.toml` and the policies beside it. Raw form (what may be typed), validated form (what
 //! makes sense), and between them a check that reports every mistake of every file at once.
 
+#[cfg(feature = "aws")]
+mod aws;
 mod check;
 mod destination;
 mod document;
@@ -21,6 +23,8 @@ use model::{Error, Kind, PolicyName, Result};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+#[cfg(feature = "aws")]
+pub use aws::AwsSettings;
 pub use document::{FileMistakes, suggestion};
 pub use settings::{
     Accelerator, BucketUrl, Format, IdentityRef, LogForm, OpenStackSettings, Overview, QemuSettings, RecipientRef,

@@ -47,6 +47,8 @@ pub enum SiteKind {
     Qemu,
     /// A project in one region of an OpenStack cloud.
     Openstack,
+    /// An account in one region of AWS.
+    Aws,
 }
 
 impl SiteKind {
@@ -55,6 +57,7 @@ impl SiteKind {
         match self {
             SiteKind::Qemu => "qemu",
             SiteKind::Openstack => "openstack",
+            SiteKind::Aws => "aws",
         }
     }
 }
@@ -93,8 +96,8 @@ pub struct RawSite {
     pub sockets: Option<String>,
     /// Folder that restored disks and images are put into. Leave it out where nothing is restored to.
     pub disks: Option<String>,
-    /// Folder for what a capture, a drill or an upload needs for a while. Default: `<disks>/.scratch`; at `openstack`,
-    /// `/var/tmp/replicate`.
+    /// Folder for what a capture, a drill or an upload needs for a while. Default: `<disks>/.scratch`; at `openstack`
+    /// and `aws`, `/var/tmp/replicate`.
     pub scratch: Option<String>,
     /// Format of restored disks; at `openstack`, of images: `raw` where Glance is on Ceph. Default: `qcow2`.
     pub format: Option<RawFormat>,
@@ -108,24 +111,49 @@ pub struct RawSite {
     pub cloud: Option<String>,
     /// `openstack`: the `clouds.yaml`; relative to this file. Default: as every OpenStack tool finds it.
     pub clouds_file: Option<String>,
-    /// `openstack`: the region. Default: as the entry says.
+    /// `openstack` and `aws`: the region. Default: as the entry of `clouds.yaml` says; `aws` needs it.
     pub region: Option<String>,
     /// `openstack`: which addresses of the catalogue are used: `public`, `internal` or `admin`. Default: as the entry
     /// says, else `public`.
     pub interface: Option<String>,
-    /// `openstack`: what restored servers get there.
+    /// `openstack` and `aws`: what restored servers get there.
     pub restore: Option<RawRestore>,
+    /// `aws`: a profile of the AWS files. Default: keys as every AWS tool finds them, from the environment to the
+    /// instance's role.
+    pub profile: Option<String>,
+    /// `aws`: ARN of a role that is assumed with those keys.
+    pub role: Option<String>,
+    /// `aws`: ARN of the KMS key that replicas are encrypted with. Default: as the account encrypts by itself.
+    pub kms_key: Option<String>,
+    /// `aws`: addresses that stand above AWS's own.
+    pub endpoints: Option<RawEndpoints>,
+}
+
+/// Addresses of AWS services, for private endpoints.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct RawEndpoints {
+    /// EC2.
+    pub ec2: Option<String>,
+    /// EBS direct.
+    pub ebs: Option<String>,
+    /// STS.
+    pub sts: Option<String>,
 }
 
 /// What restored servers get at a cloud.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct RawRestore {
+    /// `aws`: instance type (`m6i.large`). Default: the smallest that fits.
+    pub instance_type: Option<String>,
+    /// `aws`: id of the subnet. Default: one of the default VPC.
+    pub subnet: Option<String>,
     /// Flavour, by name or id. Default: the smallest that fits.
     pub flavor: Option<String>,
     /// Networks, in the order of the server's cards. Default: the one network that the project has.
     pub networks: Option<Vec<RawNetwork>>,
-    /// Security groups, by name or id. Default: the project's.
+    /// Security groups, by name or id; at `aws`, by id. Default: the project's, or the VPC's default group.
     pub security_groups: Option<Vec<String>>,
     /// Key pair, by name.
     pub key: Option<String>,

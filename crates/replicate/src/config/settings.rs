@@ -43,6 +43,9 @@ pub enum SiteSettings {
     Qemu(QemuSettings),
     /// A project in a region of an OpenStack cloud.
     OpenStack(Box<OpenStackSettings>),
+    /// An account in a region of AWS.
+    #[cfg(feature = "aws")]
+    Aws(Box<super::aws::AwsSettings>),
 }
 
 /// A host with QEMU guests.

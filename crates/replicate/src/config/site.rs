@@ -11,7 +11,7 @@ use super::raw::{RawNetwork, RawRestore, RawSite, SiteKind};
 use super::settings::{Accelerator, Format, OpenStackSettings, QemuSettings, SiteSettings};
 
 /// Where uploads are put together if nothing else is said.
-const SCRATCH: &str = "/var/tmp/replicate";
+pub(super) const SCRATCH: &str = "/var/tmp/replicate";
 
 /// Checks one site.
 pub(super) fn site(document: &mut Document, raw: RawSite, folder: &Path, at: &str) -> Option<SiteSettings> {
@@ -20,32 +20,51 @@ pub(super) fn site(document: &mut Document, raw: RawSite, folder: &Path, at: &st
     match kind {
         SiteKind::Qemu => Some(SiteSettings::Qemu(qemu(document, raw, folder, at))),
         SiteKind::Openstack => openstack(document, raw, folder, at).map(Box::new).map(SiteSettings::OpenStack),
-    }
-}
-
-fn refuse_foreign(document: &mut Document, raw: &RawSite, kind: SiteKind, at: &str) {
-    let keys = [
-        ("sockets", raw.sockets.is_some(), SiteKind::Qemu),
-        ("disks", raw.disks.is_some(), SiteKind::Qemu),
-        ("accelerator", raw.accelerator.is_some(), SiteKind::Qemu),
-        ("bridge", raw.bridge.is_some(), SiteKind::Qemu),
-        ("cloud", raw.cloud.is_some(), SiteKind::Openstack),
-        ("clouds-file", raw.clouds_file.is_some(), SiteKind::Openstack),
-        ("region", raw.region.is_some(), SiteKind::Openstack),
-        ("interface", raw.interface.is_some(), SiteKind::Openstack),
-        ("restore", raw.restore.is_some(), SiteKind::Openstack),
-    ];
-    for (key, given, of) in keys {
-        if given && of != kind {
-            let text =
-                format!("`{key}` is for sites of kind `{}`, and this one is of kind `{}`", of.word(), kind.word());
-            document.wrong_key(&below(at, key), text);
+        #[cfg(feature = "aws")]
+        SiteKind::Aws => super::aws::site(document, raw, folder, at).map(Box::new).map(SiteSettings::Aws),
+        #[cfg(not(feature = "aws"))]
+        SiteKind::Aws => {
+            document.wrong_value(&below(at, "kind"), "this program was built without `aws`".to_owned());
+            None
         }
     }
 }
 
+fn refuse_foreign(document: &mut Document, raw: &RawSite, kind: SiteKind, at: &str) {
+    use SiteKind::{Aws, Openstack, Qemu};
+    let keys: [(&str, bool, &[SiteKind]); 13] = [
+        ("sockets", raw.sockets.is_some(), &[Qemu]),
+        ("disks", raw.disks.is_some(), &[Qemu]),
+        ("accelerator", raw.accelerator.is_some(), &[Qemu]),
+        ("bridge", raw.bridge.is_some(), &[Qemu]),
+        ("cloud", raw.cloud.is_some(), &[Openstack]),
+        ("clouds-file", raw.clouds_file.is_some(), &[Openstack]),
+        ("region", raw.region.is_some(), &[Openstack, Aws]),
+        ("interface", raw.interface.is_some(), &[Openstack]),
+        ("restore", raw.restore.is_some(), &[Openstack, Aws]),
+        ("profile", raw.profile.is_some(), &[Aws]),
+        ("role", raw.role.is_some(), &[Aws]),
+        ("kms-key", raw.kms_key.is_some(), &[Aws]),
+        ("endpoints", raw.endpoints.is_some(), &[Aws]),
+    ];
+    let foreign = keys.into_iter().filter(|(_, given, of)| *given && !of.contains(&kind));
+    let format = (raw.format.is_some() && kind == Aws).then_some(("format", true, &[Qemu, Openstack][..]));
+    for (key, _, of) in foreign.chain(format) {
+        let of: Vec<String> = of.iter().map(|kind| format!("`{}`", kind.word())).collect();
+        let text =
+            format!("`{key}` is for sites of kind {}, and this one is of kind `{}`", of.join(" or "), kind.word());
+        document.wrong_key(&below(at, key), text);
+    }
+}
+
 /// A path of the site, relative to the file.
-fn path(document: &mut Document, folder: &Path, at: &str, key: &str, text: Option<String>) -> Option<PathBuf> {
+pub(super) fn path(
+    document: &mut Document,
+    folder: &Path,
+    at: &str,
+    key: &str,
+    text: Option<String>,
+) -> Option<PathBuf> {
     let text = text?;
     if text.trim().is_empty() {
         document.wrong_value(&below(at, key), format!("`{key}` is empty"));
@@ -110,6 +129,11 @@ fn restore(document: &mut Document, mut raw: RawRestore, folder: &Path, at: &str
 }
 
 fn launch(document: &mut Document, raw: RawRestore, folder: &Path, at: &str) -> LaunchSpec {
+    for (key, given) in [("instance-type", raw.instance_type.is_some()), ("subnet", raw.subnet.is_some())] {
+        if given {
+            document.wrong_key(&below(at, key), format!("`{key}` is for sites of kind `aws`"));
+        }
+    }
     if raw.volume_type.is_some() && raw.boot_from_volume == Some(false) {
         document.wrong_key(&below(at, "volume-type"), "`volume-type` needs `boot-from-volume = true`");
     }

@@ -11,12 +11,19 @@ fn samples() -> PathBuf {
 
 fn known() -> Known {
     Known {
-        sites: ["lab", "dr-eu", "edge", "cloud-a", "cloud-b"]
+        sites: ["lab", "dr-eu", "edge", "cloud-a", "cloud-b", "cloud-c"]
             .map(|site| (site.into(), site != "dr-eu", site != "edge"))
             .into(),
-        kinds: [("lab", "qemu"), ("dr-eu", "qemu"), ("edge", "qemu"), ("cloud-a", "openstack"), ("cloud-b", "memory")]
-            .map(|(site, kind)| (site.into(), kind.into()))
-            .into(),
+        kinds: [
+            ("lab", "qemu"),
+            ("dr-eu", "qemu"),
+            ("edge", "qemu"),
+            ("cloud-a", "openstack"),
+            ("cloud-b", "memory"),
+            ("cloud-c", "aws"),
+        ]
+        .map(|(site, kind)| (site.into(), kind.into()))
+        .into(),
         vaults: vec!["main".into(), "offsite".into()],
     }
 }

@@ -5,8 +5,12 @@ use std::sync::Arc;
 use cloud::openstack::{OpenStackConfig, OpenStackSite};
 use cloud::qemu::{self, QemuConfig, QemuSite, TargetConfig};
 use cloud::{Cloud, RetryOptions, Retrying};
+#[cfg(feature = "aws")]
+use cloud_aws::ec2::{AwsConfig, AwsSite};
 use model::{Clock, SiteName};
 
+#[cfg(feature = "aws")]
+use crate::config::AwsSettings;
 use crate::config::{Accelerator, Format, OpenStackSettings, QemuSettings, SiteSettings};
 
 /// Opens a site, with retries around it. Touches nothing yet.
@@ -14,6 +18,8 @@ pub fn open_site(name: &SiteName, settings: &SiteSettings, clock: &Arc<dyn Clock
     let inner: Arc<dyn Cloud> = match settings {
         SiteSettings::Qemu(qemu) => Arc::new(QemuSite::new(qemu_config(name, qemu), Arc::clone(clock))),
         SiteSettings::OpenStack(settings) => Arc::new(OpenStackSite::new(openstack_config(name, settings))),
+        #[cfg(feature = "aws")]
+        SiteSettings::Aws(settings) => Arc::new(AwsSite::new(aws_config(name, settings), Arc::clone(clock))),
     };
     Arc::new(Retrying::new(inner, RetryOptions::default()))
 }
@@ -31,6 +37,21 @@ fn openstack_config(name: &SiteName, settings: &OpenStackSettings) -> OpenStackC
         cloud: settings.cloud.clone(),
         scratch: settings.scratch.clone(),
         format: format(settings.format),
+        restore: settings.restore.clone(),
+    }
+}
+
+#[cfg(feature = "aws")]
+fn aws_config(name: &SiteName, settings: &AwsSettings) -> AwsConfig {
+    AwsConfig {
+        site: name.clone(),
+        region: settings.region.clone(),
+        profile: settings.profile.clone(),
+        keys: None,
+        role: settings.role.clone(),
+        endpoints: settings.endpoints.clone(),
+        kms_key: settings.kms_key.clone(),
+        scratch: settings.scratch.clone(),
         restore: settings.restore.clone(),
     }
 }

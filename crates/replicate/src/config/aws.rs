@@ -1,0 +1,99 @@
+//! A site of kind `aws` in `replicate.toml`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use cloud_aws::ec2::{Endpoints, LaunchSpec, Restore};
+use model::ServerName;
+
+use super::document::{Document, below};
+use super::raw::{RawRestore, RawSite};
+use super::site::{SCRATCH, path};
+
+/// An account in a region of AWS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AwsSettings {
+    /// Its region.
+    pub region: String,
+    /// Profile of the AWS files.
+    pub profile: Option<String>,
+    /// Role that is assumed.
+    pub role: Option<String>,
+    /// Key that replicas are encrypted with.
+    pub kms_key: Option<String>,
+    /// Addresses of the services.
+    pub endpoints: Endpoints,
+    /// Where hashes of written disks are kept.
+    pub scratch: PathBuf,
+    /// What restored servers get.
+    pub restore: Restore,
+}
+
+/// Checks one site.
+pub(super) fn site(document: &mut Document, raw: RawSite, folder: &Path, at: &str) -> Option<AwsSettings> {
+    let scratch = path(document, folder, at, "scratch", raw.scratch);
+    for (key, text) in [("role", &raw.role), ("kms-key", &raw.kms_key)] {
+        if let Some(text) = text.as_ref().filter(|text| !text.starts_with("arn:")) {
+            document.wrong_value(&below(at, key), format!("`{text}` is no ARN — it begins with `arn:aws:`"));
+        }
+    }
+    let raw_endpoints = raw.endpoints.unwrap_or_default();
+    let endpoints = Endpoints { ec2: raw_endpoints.ec2, ebs: raw_endpoints.ebs, sts: raw_endpoints.sts };
+    for (key, url) in [("ec2", &endpoints.ec2), ("ebs", &endpoints.ebs), ("sts", &endpoints.sts)] {
+        let wrong = |url: &&String| !url.starts_with("https://") && !url.starts_with("http://");
+        if let Some(url) = url.as_ref().filter(wrong) {
+            let text = format!("`{url}` is no address — it begins with `https://` or `http://`");
+            document.wrong_value(&below(&below(at, "endpoints"), key), text);
+        }
+    }
+    let restore = restore(document, raw.restore.unwrap_or_default(), folder, &below(at, "restore"));
+    let Some(region) = raw.region.filter(|region| !region.trim().is_empty()) else {
+        document.wrong_key(at, "a site of kind `aws` needs `region` (`eu-west-1`)");
+        return None;
+    };
+    Some(AwsSettings {
+        region,
+        profile: raw.profile,
+        role: raw.role,
+        kms_key: raw.kms_key,
+        endpoints,
+        scratch: scratch.unwrap_or_else(|| SCRATCH.into()),
+        restore,
+    })
+}
+
+fn restore(document: &mut Document, mut raw: RawRestore, folder: &Path, at: &str) -> Restore {
+    let mut servers = BTreeMap::new();
+    for (name, raw) in std::mem::take(&mut raw.servers) {
+        let at = below(&below(at, "servers"), &name);
+        if !raw.servers.is_empty() {
+            document.wrong_key(&below(&at, "servers"), "`servers` stands in `restore` only, not in one server");
+        }
+        let spec = launch(document, raw, folder, &at);
+        match ServerName::new(name) {
+            Ok(name) => drop(servers.insert(name, spec)),
+            Err(error) => document.wrong_key(&at, error.chain()),
+        }
+    }
+    Restore { usual: launch(document, raw, folder, at), servers }
+}
+
+fn launch(document: &mut Document, raw: RawRestore, folder: &Path, at: &str) -> LaunchSpec {
+    let foreign = [
+        ("flavor", raw.flavor.is_some()),
+        ("networks", raw.networks.is_some()),
+        ("availability-zone", raw.availability_zone.is_some()),
+        ("boot-from-volume", raw.boot_from_volume.is_some()),
+        ("volume-type", raw.volume_type.is_some()),
+    ];
+    for (key, _) in foreign.into_iter().filter(|(_, given)| *given) {
+        document.wrong_key(&below(at, key), format!("`{key}` is for sites of kind `openstack`"));
+    }
+    LaunchSpec {
+        instance_type: raw.instance_type,
+        subnet: raw.subnet,
+        security_groups: raw.security_groups,
+        key: raw.key,
+        user_data: path(document, folder, at, "user-data", raw.user_data),
+    }
+}
