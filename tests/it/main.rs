@@ -1,5 +1,6 @@
 //! The workspace tests: one binary, so that it links once.
 mod architecture;
+mod azure;
 mod formats;
 mod increments;
 mod inspect;

@@ -3,7 +3,7 @@
 
 use model::ImageOption;
 
-use crate::{memory, openstack, qemu};
+use crate::{azure, memory, openstack, qemu};
 
 /// What sites of a provider can do with images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +25,7 @@ pub fn capabilities(kind: &str) -> Option<Capabilities> {
         "qemu" => Some(Capabilities { images: qemu::IMAGE_OPTIONS, relay: false }),
         "openstack" => Some(Capabilities { images: openstack::IMAGE_OPTIONS, relay: true }),
         "aws" => Some(Capabilities { images: AWS_IMAGE_OPTIONS, relay: false }),
+        "azure" => Some(Capabilities { images: azure::IMAGE_OPTIONS, relay: false }),
         "memory" => Some(Capabilities { images: memory::IMAGE_OPTIONS, relay: true }),
         _ => None,
     }

@@ -3,6 +3,7 @@
 //! Owns the provider traits, their decorators, the conformance suites and the providers. Must not know archives,
 //! policies, schedules or the ledger.
 
+pub mod azure;
 mod capabilities;
 pub mod conformance;
 mod hook;

@@ -69,7 +69,52 @@ struct Disk {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Network {
+    #[serde(default)]
     network_interfaces: Vec<Reference>,
+    #[serde(default)]
+    network_api_version: Option<String>,
+    #[serde(default)]
+    network_interface_configurations: Vec<Card>,
+}
+
+/// A network interface that is made with the machine. Nothing is simulated of it but that it is there.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Card {
+    name: String,
+    properties: CardProperties,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct CardProperties {
+    #[serde(default, rename = "primary")]
+    _primary: bool,
+    #[serde(default, rename = "deleteOption")]
+    _delete_option: Option<String>,
+    #[serde(default, rename = "networkSecurityGroup")]
+    _network_security_group: Option<Reference>,
+    ip_configurations: Vec<Value>,
+}
+
+/// The ids of the cards, of which some are made here.
+fn cards(id: &str, network: &Network) -> Answer<Vec<String>> {
+    let group = id.split("/providers/").next().unwrap_or_default();
+    let mut cards: Vec<String> = network.network_interfaces.iter().map(|it| it.id.clone()).collect();
+    for card in &network.network_interface_configurations {
+        if network.network_api_version.is_none() {
+            return Err(invalid("networkApiVersion is required with networkInterfaceConfigurations."));
+        }
+        let subnet = card.properties.ip_configurations.first().and_then(|it| it["properties"]["subnet"]["id"].as_str());
+        if subnet.is_none() {
+            return Err(invalid(format!("The network interface {} has no subnet.", card.name)));
+        }
+        cards.push(format!("{group}/providers/Microsoft.Network/networkInterfaces/{}", card.name));
+    }
+    if cards.is_empty() {
+        return Err(invalid("A virtual machine must have at least one network interface."));
+    }
+    Ok(cards)
 }
 
 #[derive(Debug, Deserialize)]
@@ -152,11 +197,7 @@ fn plan(world: &World, id: &str, name: &str, wanted: &Body) -> Answer<Vm> {
     if security.as_ref().is_some_and(|it| it["securityType"] == "TrustedLaunch") && !uefi {
         return Err(ApiError::refuse("BadRequest", "Trusted Launch needs a disk of hyperVGeneration V2."));
     }
-    let cards: Vec<String> =
-        wanted.properties.network_profile.network_interfaces.iter().map(|it| it.id.clone()).collect();
-    if cards.is_empty() {
-        return Err(invalid("A virtual machine must have at least one network interface."));
-    }
+    let cards = cards(id, &wanted.properties.network_profile)?;
     let now = world.now();
     Ok(Vm {
         id: id.to_owned(),
@@ -184,8 +225,13 @@ fn plan(world: &World, id: &str, name: &str, wanted: &Body) -> Answer<Vm> {
 /// PUT by name: once more with the same disks changes tags and nothing else.
 pub(super) fn create(sim: &Sim, id: &str, name: &str, request: &Request) -> Answer<Response> {
     let wanted: Body = body(request)?;
+    let only_new = request.header("if-none-match") == Some("*");
     let (shown, location, operation) = sim.change(|world| {
         let made = match world.azure.machines.get(&id.to_lowercase()).cloned() {
+            Some(known) if only_new => {
+                let message = format!("The resource {} exists, and If-None-Match was given.", known.name);
+                return Err(ApiError::new(412, "PreconditionFailed", message));
+            }
             Some(known) if known.has(&wanted.properties.storage_profile.os_disk.managed_disk.id) => {
                 Vm { tags: wanted.tags.clone(), ..known }
             }

@@ -1,0 +1,147 @@
+//! The provider `azure`: one resource group of a subscription in one region.
+//!
+//! An **image** of a restore point is an incremental snapshot per disk; that of the boot disk carries the point in its
+//! tags, and its name is the image's id. Disks come as uploads into managed disks, which are gone once their snapshots
+//! are registered; a machine is made of managed disks that are copied from the snapshots.
+//!
+//! The Resource Manager is spoken to by a thin client (`http`, `arm`), bytes go through the page blob behind a SAS
+//! (`access`, `blob`). Must not know vaults, policies or the ledger.
+
+mod access;
+mod arm;
+mod blob;
+mod error;
+mod http;
+mod marks;
+mod owned;
+mod pages;
+mod read;
+mod restore;
+mod source;
+mod target;
+mod vhd;
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+
+use async_trait::async_trait;
+use model::{Error, Kind, Result, SiteName};
+use secrecy::SecretString;
+
+pub use restore::{LaunchSpec, Restore};
+pub use target::OPTIONS as IMAGE_OPTIONS;
+
+use self::access::Accesses;
+use self::http::Client;
+use crate::{Cloud, Resource, Source, Target};
+
+/// Where Azure's Resource Manager is.
+pub const ARM: &str = "https://management.azure.com";
+/// Where Entra ID is.
+pub const LOGIN: &str = "https://login.microsoftonline.com";
+
+/// How a site of kind `azure` is set up.
+#[derive(Debug, Clone)]
+pub struct AzureConfig {
+    /// Its name in the configuration.
+    pub site: SiteName,
+    /// The subscription's id.
+    pub subscription: String,
+    /// The resource group that is worked in.
+    pub group: String,
+    /// The region: `westeurope`. Things of the group in other regions are passed over.
+    pub location: String,
+    /// The tenant's id.
+    pub tenant: String,
+    /// The application's id.
+    pub client: String,
+    /// The application's secret.
+    pub secret: Secret,
+    /// Address of the Resource Manager: [`ARM`], another cloud's, or a simulator's.
+    pub arm: String,
+    /// Address of Entra ID: [`LOGIN`] or another.
+    pub login: String,
+    /// The kind of storage of managed disks: `StandardSSD_LRS`.
+    pub storage: String,
+    /// What restored servers get.
+    pub restore: Restore,
+}
+
+/// Where a secret is; it is read at each login.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Secret {
+    /// An environment variable.
+    Env(String),
+    /// The first line of a file.
+    File(PathBuf),
+}
+
+impl Secret {
+    async fn read(&self) -> Result<SecretString> {
+        match self {
+            Secret::Env(name) => std::env::var(name).map(Into::into).map_err(|_| {
+                Error::new(Kind::Denied, "cannot read the application's secret")
+                    .because(format!("the environment variable {name} is not set"))
+                    .hint(format!("set {name}"))
+            }),
+            Secret::File(path) => {
+                let what = || format!("cannot read the application's secret from {}", path.display());
+                let text = tokio::fs::read_to_string(path).await.map_err(|error| Error::io(what(), error))?;
+                // a comment may stand before it, as in other files of secrets here
+                let line = text.lines().find(|line| !line.starts_with('#') && !line.trim().is_empty());
+                let line = line.ok_or_else(|| Error::new(Kind::Denied, what()).because("the file is empty"))?;
+                Ok(line.trim_end_matches('\r').to_owned().into())
+            }
+        }
+    }
+}
+
+/// A resource group in a region of Azure.
+#[derive(Clone)]
+pub struct AzureSite {
+    config: Arc<AzureConfig>,
+    client: Arc<OnceLock<Client>>,
+    accesses: Arc<Accesses>,
+}
+
+impl AzureSite {
+    /// A site by its configuration. Touches nothing yet.
+    pub fn new(config: AzureConfig) -> Self {
+        Self { config: Arc::new(config), client: Arc::default(), accesses: Arc::default() }
+    }
+
+    fn client(&self) -> Result<&Client> {
+        if let Some(client) = self.client.get() {
+            return Ok(client);
+        }
+        let client = Client::new(self.config.clone())?;
+        Ok(self.client.get_or_init(|| client))
+    }
+}
+
+#[async_trait]
+impl Cloud for AzureSite {
+    fn site(&self) -> &SiteName {
+        &self.config.site
+    }
+
+    fn kind(&self) -> &'static str {
+        "azure"
+    }
+
+    fn source(&self) -> Option<&dyn Source> {
+        Some(self)
+    }
+
+    fn target(&self) -> Option<&dyn Target> {
+        Some(self)
+    }
+
+    async fn owned(&self) -> Result<Vec<Resource>> {
+        owned::owned(self.client()?).await
+    }
+
+    async fn delete(&self, resource: &Resource) -> Result<()> {
+        owned::delete(self.client()?, resource).await
+    }
+}

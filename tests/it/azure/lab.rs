@@ -1,0 +1,176 @@
+//! A simulated cloud in this process, and sites of it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use cloud::azure::{AzureConfig, AzureSite, LaunchSpec, Restore, Secret};
+use cloud::conformance::{Finding, Probe, Verdict};
+use cloud::{Cloud, RetryOptions, Retrying};
+use cloudsim::{Options, Sim};
+use model::{DiskName, OwnerId, Result, RunId, ServerName, SiteName, Token};
+use serde_json::Value;
+use tokio::task::JoinHandle;
+
+/// A simulator that ends with the test.
+pub struct Lab {
+    folder: tempfile::TempDir,
+    azure: Value,
+    serving: JoinHandle<std::io::Result<()>>,
+    sim: Arc<Sim>,
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        self.serving.abort();
+        self.sim.shut_down();
+    }
+}
+
+/// Starts one; `calm`: nothing takes time.
+pub async fn lab(qemu: bool, calm: bool) -> Lab {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("sim");
+    let options = Options { data, regions: vec!["eu-west-1".to_owned()], qemu, calm };
+    let sim = Arc::new(Sim::open(&options).unwrap());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let greeting = cloudsim::greeting(&sim, listener.local_addr().unwrap());
+    let serving = tokio::spawn(cloudsim::serve(sim.clone(), listener));
+    Lab { folder, azure: greeting["azure"].clone(), serving, sim }
+}
+
+impl Lab {
+    fn text(&self, key: &str) -> String {
+        self.azure[key].as_str().unwrap().to_owned()
+    }
+
+    /// The group `prod` in westeurope.
+    pub fn config(&self) -> AzureConfig {
+        let secret = self.folder.path().join("secret");
+        std::fs::write(&secret, format!("# of the application\n{}\n", self.text("secret"))).unwrap();
+        let network = "/subscriptions/s/resourceGroups/net/providers/Microsoft.Network/virtualNetworks/n/subnets";
+        let usual = LaunchSpec {
+            size: Some("Standard_B1s".to_owned()),
+            subnet: Some(format!("{network}/servers")),
+            drill_subnet: Some(format!("{network}/drills")),
+            ..LaunchSpec::default()
+        };
+        AzureConfig {
+            site: SiteName::new("azure-we").unwrap(),
+            subscription: self.text("subscription"),
+            group: "prod".to_owned(),
+            location: "westeurope".to_owned(),
+            tenant: self.text("tenant"),
+            client: self.text("client"),
+            secret: Secret::File(secret),
+            arm: self.text("arm"),
+            login: self.text("login"),
+            storage: "StandardSSD_LRS".to_owned(),
+            restore: Restore { usual, ..Restore::default() },
+        }
+    }
+
+    pub fn site(&self) -> Arc<dyn Cloud> {
+        Arc::new(Retrying::new(Arc::new(AzureSite::new(self.config())), RetryOptions::default()))
+    }
+
+    /// Where the simulator keeps the bytes of disks.
+    pub fn disks(&self) -> PathBuf {
+        self.folder.path().join("sim/azure")
+    }
+
+    /// Asks the simulator something about itself.
+    pub async fn control(&self, method: &str, path: &str, body: Option<&Value>) -> Value {
+        let arm = self.text("arm");
+        let host = arm.trim_start_matches("http://").split('/').next().unwrap().to_owned();
+        let body = body.map(Value::to_string).unwrap_or_default();
+        let head = format!(
+            "{method} /_sim/{path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let answer = tokio::task::spawn_blocking(move || {
+            use std::io::{Read, Write};
+            let mut stream = std::net::TcpStream::connect(host).unwrap();
+            stream.write_all(head.as_bytes()).unwrap();
+            let mut text = String::new();
+            stream.read_to_string(&mut text).unwrap();
+            text
+        })
+        .await
+        .unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 20"), "{answer}");
+        serde_json::from_str(body).unwrap_or_default()
+    }
+
+    /// What of Azure exists, as the simulator sees it: kind and name, with `!` where access is open.
+    pub async fn left(&self) -> Vec<String> {
+        let state = self.control("GET", "state", None).await;
+        let all = state["azure"].as_array().unwrap().iter().map(|it| {
+            let name = it["id"].as_str().unwrap().rsplit('/').next().unwrap().to_owned();
+            let open = if it["state"] == "open" { "!" } else { "" };
+            format!("{} {name}{open}", it["kind"].as_str().unwrap())
+        });
+        all.collect()
+    }
+}
+
+/// A group in which anything may be made.
+pub struct Conforms {
+    pub server: Option<ServerName>,
+    /// The file of the server's one disk.
+    pub file: Option<PathBuf>,
+}
+
+#[async_trait]
+impl Probe for Conforms {
+    fn owner(&self) -> OwnerId {
+        OwnerId::new("tests").unwrap()
+    }
+
+    fn run(&self) -> RunId {
+        RunId::new("20261122T030000Z-00000001").unwrap()
+    }
+
+    fn server(&self) -> Option<ServerName> {
+        self.server.clone()
+    }
+
+    fn may_launch(&self) -> bool {
+        true
+    }
+
+    async fn write(&self, _: &ServerName, _: &DiskName, offset: u64, data: &[u8]) -> Option<Result<()>> {
+        Some(write_at(self.file.as_ref()?, offset, data))
+    }
+}
+
+/// Writes as a guest would.
+pub fn write_at(file: &Path, offset: u64, data: &[u8]) -> Result<()> {
+    use std::os::unix::fs::FileExt;
+    let opened = std::fs::File::options().write(true).open(file);
+    opened.and_then(|file| file.write_all_at(data, offset)).map_err(|error| model::Error::io("cannot write", error))
+}
+
+/// A token of a run of another time than the probe's.
+pub fn token(step: &str) -> Token {
+    Token {
+        owner: OwnerId::new("tests").unwrap(),
+        policy: None,
+        server: ServerName::new("web-1").unwrap(),
+        run: RunId::new("20261121T030000Z-000000aa").unwrap(),
+        step: step.to_owned(),
+    }
+}
+
+/// Nothing failed, and nothing was skipped but what a test may name.
+pub fn all_passed(findings: &[Finding], may_skip: &[&str]) {
+    for finding in findings {
+        println!("{:?} {}: {}", finding.verdict, finding.name, finding.detail);
+    }
+    let of = |verdict| findings.iter().filter(move |finding| finding.verdict == verdict);
+    assert_eq!(of(Verdict::Failed).count(), 0, "{findings:#?}");
+    let skipped: Vec<&str> = of(Verdict::Skipped).map(|finding| finding.name.as_str()).collect();
+    assert!(skipped.iter().all(|name| may_skip.contains(name)), "skipped: {skipped:?}");
+    assert!(of(Verdict::Passed).count() > 4, "{findings:#?}");
+}
