@@ -191,7 +191,12 @@ async fn image(
 
 async fn read(site: &dyn Cloud, image: &model::ImageId, size: u64) -> Vec<u8> {
     let reader = site.target().unwrap().open_image(image, &DiskName::new("vda").unwrap()).await.unwrap();
-    reader.read_at(0, size as usize).await.unwrap().to_vec()
+    let mut all = Vec::new();
+    while (all.len() as u64) < size {
+        let take = (size as usize - all.len()).min(1 << 20);
+        all.extend_from_slice(&reader.read_at(all.len() as u64, take).await.unwrap());
+    }
+    all
 }
 
 fn bytes(size: u64, leaves: &[(u64, u8)]) -> Vec<u8> {
@@ -218,6 +223,13 @@ async fn an_update_puts_what_changed_whether_or_not_its_hashes_are_known() {
     let (second, written) = image(&site, "second", size, Some(&first), &change).await;
     assert_eq!((puts(&sim), written.stored, written.fresh), (130, 1 << 20, 2 * LEAF));
     assert!(read(&site, &second, size).await == bytes(size, &expected));
+    let target = site.target().unwrap();
+    let disk = |root| PointDisk { name: DiskName::new("vda").unwrap(), size, root };
+    let checked = target.check_written(&second, &disk(written.root), &disk::Silent).await.unwrap();
+    assert_eq!(checked, Some(1 << 20), "only what was put is read back");
+    let wrong = target.check_written(&second, &disk(model::DiskRoot([7; 32])), &disk::Silent).await.unwrap_err();
+    assert_eq!(wrong.kind(), model::Kind::Damaged);
+    assert_eq!(target.check_written(&first, &disk(written.root), &disk::Silent).await.unwrap(), None);
     // a host that knows nothing of the base reads it once, and comes to the same root
     let other = tempfile::tempdir().unwrap();
     let elsewhere = open(config(&sim, other.path()));
@@ -247,4 +259,52 @@ async fn what_nobody_writes_is_zero_in_an_encrypted_snapshot_too() {
     let (image_4, written) = image(&site, "four", size, Some(&bare), &[(40, 8)]).await;
     assert_eq!(written.stored, 1 << 30);
     assert!(read(&site, &image_4, size).await == bytes(size, &[(3, 5), (40, 8)]));
+}
+
+/// With all delays and the lag of reads, in simulated time that runs fast; some calls fail in every way.
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_weather_and_faults_cost_time_alone() {
+    let (sim, folder) = (CloudSim::start(&["--no-qemu"]), tempfile::tempdir().unwrap());
+    sim.control("POST", "clock", &json!({"speed": 60}));
+    let rules = [
+        json!({"operation": "PutSnapshotBlock", "every": 5, "fault": {"kind": "status", "status": 503, "code": "Unavailable"}}),
+        json!({"operation": "PutSnapshotBlock", "every": 7, "fault": {"kind": "drop"}}),
+        json!({"operation": "GetSnapshotBlock", "every": 4, "fault": {"kind": "flip", "byte": 4711, "bit": 3}}),
+        json!({"operation": "GetSnapshotBlock", "every": 9, "fault": {"kind": "truncate", "after": 300_000}}),
+        json!({"operation": "StartSnapshot", "nth": 1, "fault": {"kind": "drop"}}),
+        json!({"operation": "CompleteSnapshot", "nth": 1, "fault": {"kind": "drop"}}),
+        json!({"operation": "RegisterImage", "nth": 1, "fault": {"kind": "drop"}}),
+        json!({"operation": "DeregisterImage", "nth": 1, "fault": {"kind": "drop"}}),
+        json!({"operation": "RunInstances", "nth": 1, "fault": {"kind": "drop"}}),
+        json!({"operation": "Describe*", "every": 11, "fault": {"kind": "status", "status": 503, "code": "RequestLimitExceeded"}}),
+    ];
+    for rule in &rules {
+        sim.control("POST", "rules", rule);
+    }
+    let site = open(config(&sim, folder.path()));
+    let size = 16 << 20;
+    let all: Vec<(u64, u8)> = (0..size / LEAF).map(|index| (index, 1 + (index % 200) as u8)).collect();
+    let (first, _) = image(&site, "first", size, None, &all).await;
+    let (second, _) = image(&site, "second", size, Some(&first), &[(9, 250)]).await;
+    let mut expected = all.clone();
+    expected[9].1 = 250;
+    assert!(read(&site, &second, size).await == bytes(size, &expected));
+    let target = site.target().unwrap();
+    let options = cloud::LaunchOptions {
+        name: ServerName::new("drill").unwrap(),
+        network: cloud::Network::Isolated,
+        ports: Vec::new(),
+        ephemeral: true,
+    };
+    let instance = target.launch(&second, &options, &token("launch")).await.unwrap();
+    assert_eq!(target.launch(&second, &options, &token("launch")).await.unwrap(), instance);
+    assert!(state(&sim).iter().any(|it| it["about"]["isolated"] == true), "the drill is isolated");
+    target.destroy(&instance.id).await.unwrap();
+    for image in [&first, &second] {
+        for resource in site.owned().await.unwrap().iter().filter(|it| it.id == image.as_str()) {
+            site.delete(resource).await.unwrap();
+        }
+    }
+    let left = state(&sim);
+    assert!(left.is_empty(), "{left:#?}");
 }

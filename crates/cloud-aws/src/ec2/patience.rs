@@ -5,7 +5,10 @@
 use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use model::{Kind, Patience, Result};
+use async_trait::async_trait;
+use bytes::Bytes;
+use disk::DiskRead;
+use model::{ExtentList, Kind, Patience, Result};
 use tokio::time::{Instant, sleep};
 
 /// Calls in flight at first, at most and at least. A snapshot takes 1,000 blocks a second.
@@ -68,6 +71,44 @@ where
                 sleep(wait).await;
             }
         }
+    }
+}
+
+/// A reader whose calls are tried again, for work inside this provider: readers that are handed out get that from the
+/// decorator.
+pub(super) struct Patient<R> {
+    inner: R,
+    flight: Flight,
+}
+
+impl<R: DiskRead> Patient<R> {
+    pub(super) fn new(inner: R) -> Self {
+        Self { inner, flight: Flight::default() }
+    }
+}
+
+#[async_trait]
+impl<R: DiskRead> DiskRead for Patient<R> {
+    fn size(&self) -> u64 {
+        self.inner.size()
+    }
+
+    async fn extents(&self, from: u64) -> Result<ExtentList> {
+        let what = format!("list extents of {}", self.inner.describe());
+        patiently(&self.flight, &what, || self.inner.extents(from)).await
+    }
+
+    async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes> {
+        let what = format!("read {}", self.inner.describe());
+        patiently(&self.flight, &what, || self.inner.read_at(offset, len)).await
+    }
+
+    fn is_incremental(&self) -> bool {
+        self.inner.is_incremental()
+    }
+
+    fn describe(&self) -> String {
+        self.inner.describe()
     }
 }
 

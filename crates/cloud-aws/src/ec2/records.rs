@@ -10,9 +10,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use disk::{DiskRead, LEAF, Leaf, leaf, zero_leaf};
+use disk::{DiskRead, LEAF, Leaf, Progress, RootBuilder, leaf, zero_leaf};
 use futures::{StreamExt, TryStreamExt, stream};
-use model::{Change, Error, Kind, Result};
+use model::{Change, DiskRoot, Error, Kind, Result};
 
 use super::blocks::BLOCK;
 
@@ -151,6 +151,46 @@ pub(super) async fn of(reader: &dyn DiskRead, path: &Path) -> Result<Record> {
 
 fn hash(bytes: &Bytes, out: &mut RecordWriter) -> Result<()> {
     bytes.chunks(LEAF as usize).try_for_each(|piece| out.push(&leaf(piece)))
+}
+
+/// The root of a disk of which only what changed is read, and the bytes read: the rest is as `base` says.
+pub(super) async fn root_of_changes(
+    reader: &dyn DiskRead,
+    base: &Record,
+    progress: &dyn Progress,
+) -> Result<(DiskRoot, u64)> {
+    let (mut root, mut next, mut total) = (RootBuilder::new(reader.size()), 0, 0);
+    let fill = |root: &mut RootBuilder, next: &mut u64, to: u64| -> Result<()> {
+        while *next < to {
+            root.push(*next, base.leaf(*next)?);
+            *next += 1;
+        }
+        Ok(())
+    };
+    let mut at = 0;
+    while at < reader.size() {
+        let list = reader.extents(at).await?;
+        let Some(end) = list.as_slice().last().map(model::Extent::end) else { break };
+        progress.expect(total + list.as_slice().iter().map(|extent| extent.len).sum::<u64>());
+        for extent in list.as_slice() {
+            fill(&mut root, &mut next, extent.offset / LEAF)?;
+            let starts = (extent.offset..extent.end()).step_by(BLOCK as usize);
+            let reads = starts.map(|from| reader.read_at(from, BLOCK.min(extent.end() - from) as usize));
+            let mut reads = stream::iter(reads).buffered(AHEAD);
+            while let Some(bytes) = reads.try_next().await? {
+                for piece in bytes.chunks(LEAF as usize) {
+                    root.push(next, leaf(piece));
+                    next += 1;
+                }
+                total += bytes.len() as u64;
+                progress.read(bytes.len() as u64);
+                progress.looked(bytes.len() as u64);
+            }
+        }
+        at = end;
+    }
+    fill(&mut root, &mut next, reader.size().div_ceil(LEAF))?;
+    Ok((root.finish(), total))
 }
 
 /// Forgets a snapshot. Absent is success; a leftover costs a file.

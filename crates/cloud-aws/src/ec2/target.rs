@@ -4,15 +4,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cloud::{Console, ImageDisk, Instance, LaunchOptions, ProbeState, Target, WriteStyle};
-use disk::{DiskRead, DiskWrite};
+use disk::{DiskRead, DiskWrite, Progress};
 use model::{
-    DiskName, Error, ImageId, ImageOption, ImageOptions, InstanceId, Kind, RestorePoint, Result, Role, Token, crash,
+    DiskName, Error, ImageId, ImageOption, ImageOptions, InstanceId, Kind, PointDisk, RestorePoint, Result, Role,
+    Token, crash,
 };
 
 use super::blocks::{BLOCK, BlockReader};
 use super::config::Clients;
 use super::error::classify;
-use super::patience::{Flight, patiently};
+use super::patience::{Flight, Patient, patiently};
 use super::snapshot::{self, GIB, Held};
 use super::write::{Base, BlockWriter};
 use super::{AwsSite, image, instance, launch, marks, options, records};
@@ -57,6 +58,7 @@ impl AwsSite {
         tags.insert(marks::DISK.to_owned(), disk.to_string());
         tags.insert(marks::SIZE.to_owned(), size.to_string());
         tags.insert(marks::MARK.to_owned(), mark(token, disk));
+        tags.extend(parent.map(|parent| (marks::PARENT.to_owned(), parent.to_owned())));
         let tags: Vec<_> =
             tags.iter().map(|(key, value)| aws_sdk_ebs::types::Tag::builder().key(key).value(value).build()).collect();
         // of this attempt alone: an emptied disk is another snapshot
@@ -116,7 +118,8 @@ impl Target for AwsSite {
         if let Some(image) = base {
             let (held, reader) = self.disk_of(image, disk).await?;
             if self.may_be_parent(&held, size) {
-                let record = records::of(&reader, &records::path(&self.config.scratch, &held.id)).await?;
+                let patient = Patient::new(self.disk_of(image, disk).await?.1);
+                let record = records::of(&patient, &records::path(&self.config.scratch, &held.id)).await?;
                 over = Some(Base { reader, record, blocks: held.size / BLOCK });
                 parent = Some(held.id);
             } else {
@@ -128,7 +131,7 @@ impl Target for AwsSite {
         let writer: Box<dyn DiskWrite> = Box::new(writer);
         let writer = match under {
             // its parent cannot be had: what does not arrive is read there and written again
-            Some(reader) => disk::over(Box::new(reader), writer),
+            Some(reader) => disk::over(Box::new(Patient::new(reader)), writer),
             None => writer,
         };
         Ok((made, writer))
@@ -136,6 +139,28 @@ impl Target for AwsSite {
 
     async fn open_image(&self, image: &ImageId, disk: &DiskName) -> Result<Box<dyn DiskRead>> {
         Ok(Box::new(self.disk_of(image, disk).await?.1))
+    }
+
+    async fn check_written(&self, image: &ImageId, disk: &PointDisk, progress: &dyn Progress) -> Result<Option<u64>> {
+        // the decorator does not repeat this one as a whole
+        let (clients, flight) = (self.clients().await?, Flight::default());
+        let what = format!("look at disk {} of image {image}", disk.name);
+        let held = patiently(&flight, &what, || image::disk(clients, image, &disk.name)).await?;
+        let Some(parent) = held.tags.get(marks::PARENT) else { return Ok(None) };
+        let size = match patiently(&flight, &what, || snapshot::show(clients, parent)).await {
+            Err(error) if error.kind() == Kind::NotFound => return Ok(None),
+            parent => parent?.disk_size(),
+        };
+        let path = records::path(&self.config.scratch, parent);
+        let Some(record) = records::Record::open(&path, size) else { return Ok(None) };
+        let name = format!("disk {} of image {image} at {}", disk.name, self.config.site);
+        let reader = Patient::new(BlockReader::new(clients, &held.id, Some(parent.clone()), held.disk_size(), name));
+        let (root, read) = records::root_of_changes(&reader, &record, progress).await?;
+        if root == disk.root && reader.size() == disk.size {
+            return Ok(Some(read));
+        }
+        Err(Error::new(Kind::Damaged, format!("image {image} is damaged"))
+            .because(format!("disk {} has root {root}, not {}", disk.name, disk.root)))
     }
 
     async fn register(

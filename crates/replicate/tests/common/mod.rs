@@ -123,6 +123,8 @@ replica-grace = "0s"
         for name in ["REPLICATE_CONFIG", "REPLICATE_LOG", "REPLICATE_CRASH_AT", "REPLICATE_CRASH_LOG"] {
             command.env_remove(name);
         }
+        // keys of AWS are the world's own, never the machine's
+        command.env("AWS_SHARED_CREDENTIALS_FILE", self.path("aws-credentials"));
         command.env("TZ", "UTC").env("COLUMNS", "100");
         command
     }
