@@ -72,22 +72,58 @@ fn without_answer(operation: String, error: &(dyn StdError + 'static)) -> Error 
 /// A limit that an operator raises, and one that passes by itself.
 const RAISE: &str = "free something there, or have the account's quota raised";
 
+/// What an error means for us, and what to do about it: the direct API's reason says most, then the code, then the status.
 fn meaning(code: Option<&str>, reason: Option<&str>, status: u16) -> (Kind, Option<&'static str>) {
-    match reason.unwrap_or_default() {
-        "ACCOUNT_THROTTLED" | "RESOURCE_LEVEL_THROTTLE" | "DEPENDENCY_REQUEST_THROTTLED" => {
-            return (Kind::Throttled, None);
-        }
-        "SNAPSHOT_NOT_FOUND" => return (Kind::NotFound, None),
-        // somebody, perhaps an attempt of ours whose answer was lost, writes the same block just now
-        "CONFLICTING_BLOCK_UPDATE" => return (Kind::Transient, None),
-        "DEPENDENCY_SERVICE_QUOTA_EXCEEDED" => return (Kind::Quota, Some(RAISE)),
-        "INVALID_BLOCK_TOKEN" => return (Kind::Permanent, None),
-        _ => {}
-    }
     let code = code.unwrap_or_default();
-    let kind = match code {
-        "RequestLimitExceeded"
-        | "Throttling"
+    let advised = of_reason(reason.unwrap_or_default()).or_else(|| of_refusal(code)).or_else(|| of_limit(code));
+    advised.unwrap_or_else(|| (of_code(code).unwrap_or_else(|| of_status(status)), None))
+}
+
+fn of_reason(reason: &str) -> Option<(Kind, Option<&'static str>)> {
+    Some(match reason {
+        "ACCOUNT_THROTTLED" | "RESOURCE_LEVEL_THROTTLE" | "DEPENDENCY_REQUEST_THROTTLED" => (Kind::Throttled, None),
+        "SNAPSHOT_NOT_FOUND" => (Kind::NotFound, None),
+        // somebody, perhaps an attempt of ours whose answer was lost, writes the same block just now
+        "CONFLICTING_BLOCK_UPDATE" => (Kind::Transient, None),
+        "DEPENDENCY_SERVICE_QUOTA_EXCEEDED" => (Kind::Quota, Some(RAISE)),
+        "INVALID_BLOCK_TOKEN" => (Kind::Permanent, None),
+        _ => return None,
+    })
+}
+
+fn of_refusal(code: &str) -> Option<(Kind, Option<&'static str>)> {
+    let advice = match code {
+        "AuthFailure"
+        | "SignatureDoesNotMatch"
+        | "InvalidClientTokenId"
+        | "ExpiredToken"
+        | "RequestExpired"
+        | "UnrecognizedClientException"
+        | "InvalidSignatureException"
+        | "ExpiredTokenException" => "check the site's keys, and this machine's clock",
+        "UnauthorizedOperation" | "AccessDenied" | "AccessDeniedException" => {
+            "the keys are known, but their policy refuses this: allow it there"
+        }
+        "OperationNotPermitted" => "take its protection or lock off first",
+        "SnapshotLocked" => "wait until the snapshot's lock has expired",
+        _ => return None,
+    };
+    Some((Kind::Denied, Some(advice)))
+}
+
+fn of_limit(code: &str) -> Option<(Kind, Option<&'static str>)> {
+    match code {
+        "RequestLimitExceeded" => Some((Kind::Throttled, None)),
+        "InsufficientInstanceCapacity" => Some((Kind::Quota, Some("name another `instance-type` or `subnet`"))),
+        "ConcurrentLimitExceededException" | "ServiceQuotaExceededException" => Some((Kind::Quota, Some(RAISE))),
+        code if code.ends_with("LimitExceeded") => Some((Kind::Quota, Some(RAISE))),
+        _ => None,
+    }
+}
+
+fn of_code(code: &str) -> Option<Kind> {
+    Some(match code {
+        "Throttling"
         | "ThrottlingException"
         | "RequestThrottledException"
         | "RequestThrottled"
@@ -98,58 +134,32 @@ fn meaning(code: Option<&str>, reason: Option<&str>, status: u16) -> (Kind, Opti
         | "InternalServerException"
         | "ServiceUnavailable"
         | "Unavailable"
-        | "RequestTimeout" => Kind::Transient,
-        "AuthFailure"
-        | "SignatureDoesNotMatch"
-        | "InvalidClientTokenId"
-        | "ExpiredToken"
-        | "RequestExpired"
-        | "UnrecognizedClientException"
-        | "InvalidSignatureException"
-        | "ExpiredTokenException" => {
-            return (Kind::Denied, Some("check the site's keys, and this machine's clock"));
-        }
-        "UnauthorizedOperation" | "AccessDenied" | "AccessDeniedException" => {
-            return (Kind::Denied, Some("the keys are known, but their policy refuses this: see deploy/iam"));
-        }
-        "OperationNotPermitted" => {
-            return (Kind::Denied, Some("take its protection or lock off first"));
-        }
-        "SnapshotLocked" => return (Kind::Denied, Some("wait until the snapshot's lock has expired")),
-        "IncorrectState"
+        | "RequestTimeout"
+        | "IncorrectState"
         | "IncorrectInstanceState"
         | "DependencyViolation"
         | "ConflictException"
-        | "SnapshotCreationPerVolumeRateExceeded" => Kind::Transient,
-        "InsufficientInstanceCapacity" => return (Kind::Quota, Some("name another `instance-type` or `subnet`")),
-        "ResourceLimitExceeded"
-        | "InstanceLimitExceeded"
-        | "VcpuLimitExceeded"
-        | "SnapshotLimitExceeded"
-        | "ConcurrentSnapshotLimitExceeded"
-        | "ConcurrentLimitExceededException"
-        | "PendingSnapshotLimitExceeded"
-        | "ServiceQuotaExceededException"
-        | "TagLimitExceeded" => return (Kind::Quota, Some(RAISE)),
+        | "SnapshotCreationPerVolumeRateExceeded"
+        | "InvalidAMIID.Unavailable"
+        | "InvalidSnapshot.InUse" => Kind::Transient,
         "InvalidAMIName.Duplicate" | "InvalidGroup.Duplicate" => Kind::Exists,
-        "InvalidAMIID.Unavailable" | "InvalidSnapshot.InUse" => Kind::Transient,
-        code if code.ends_with(".NotFound") || code == "ResourceNotFoundException" => Kind::NotFound,
-        code if code.starts_with("InvalidAMIID.Malformed") || code.ends_with(".Malformed") => Kind::NotFound,
-        code if code.ends_with("LimitExceeded") => return (Kind::Quota, Some(RAISE)),
-        code if code.starts_with("Invalid") || code.starts_with("Missing") || code.starts_with("Unsupported") => {
-            Kind::Invalid
-        }
+        "ResourceNotFoundException" => Kind::NotFound,
         "ValidationException" | "UnknownParameter" | "OptInRequired" => Kind::Invalid,
-        _ => match status {
-            401 | 403 => Kind::Denied,
-            404 => Kind::NotFound,
-            408 | 409 | 425 => Kind::Transient,
-            429 | 503 => Kind::Throttled,
-            200..=299 | 500..=599 => Kind::Transient,
-            _ => Kind::Permanent,
-        },
-    };
-    (kind, None)
+        code if code.ends_with(".NotFound") || code.ends_with(".Malformed") => Kind::NotFound,
+        code if ["Invalid", "Missing", "Unsupported"].iter().any(|word| code.starts_with(word)) => Kind::Invalid,
+        _ => return None,
+    })
+}
+
+fn of_status(status: u16) -> Kind {
+    match status {
+        401 | 403 => Kind::Denied,
+        404 => Kind::NotFound,
+        408 | 409 | 425 => Kind::Transient,
+        429 | 503 => Kind::Throttled,
+        200..=299 | 500..=599 => Kind::Transient,
+        _ => Kind::Permanent,
+    }
 }
 
 #[cfg(test)]

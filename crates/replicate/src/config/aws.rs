@@ -7,8 +7,8 @@ use cloud_aws::ec2::{Endpoints, LaunchSpec, Restore};
 use model::ServerName;
 
 use super::document::{Document, below};
-use super::raw::{RawRestore, RawSite};
-use super::site::{SCRATCH, path};
+use super::raw::{RawRestore, RawSite, SiteKind};
+use super::site::{SCRATCH, path, refuse_foreign_launch};
 
 /// An account in a region of AWS.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,16 +79,7 @@ fn restore(document: &mut Document, mut raw: RawRestore, folder: &Path, at: &str
 }
 
 fn launch(document: &mut Document, raw: RawRestore, folder: &Path, at: &str) -> LaunchSpec {
-    let foreign = [
-        ("flavor", raw.flavor.is_some()),
-        ("networks", raw.networks.is_some()),
-        ("availability-zone", raw.availability_zone.is_some()),
-        ("boot-from-volume", raw.boot_from_volume.is_some()),
-        ("volume-type", raw.volume_type.is_some()),
-    ];
-    for (key, _) in foreign.into_iter().filter(|(_, given)| *given) {
-        document.wrong_key(&below(at, key), format!("`{key}` is for sites of kind `openstack`"));
-    }
+    refuse_foreign_launch(document, &raw, SiteKind::Aws, at);
     LaunchSpec {
         instance_type: raw.instance_type,
         subnet: raw.subnet,

@@ -3,6 +3,7 @@
 
 #[cfg(feature = "aws")]
 mod aws;
+mod azure;
 mod check;
 mod destination;
 mod document;
@@ -27,8 +28,8 @@ use serde_json::Value;
 pub use aws::AwsSettings;
 pub use document::{FileMistakes, suggestion};
 pub use settings::{
-    Accelerator, BucketUrl, Format, IdentityRef, LogForm, OpenStackSettings, Overview, QemuSettings, RecipientRef,
-    Settings, SiteSettings, VaultSettings,
+    Accelerator, AzureSettings, BucketUrl, Format, IdentityRef, LogForm, OpenStackSettings, Overview, QemuSettings,
+    RecipientRef, Settings, SiteSettings, VaultSettings,
 };
 pub use value::{SecretRef, duration};
 

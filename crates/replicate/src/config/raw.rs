@@ -49,6 +49,8 @@ pub enum SiteKind {
     Openstack,
     /// An account in one region of AWS.
     Aws,
+    /// A resource group in one region of Azure.
+    Azure,
 }
 
 impl SiteKind {
@@ -58,6 +60,7 @@ impl SiteKind {
             SiteKind::Qemu => "qemu",
             SiteKind::Openstack => "openstack",
             SiteKind::Aws => "aws",
+            SiteKind::Azure => "azure",
         }
     }
 }
@@ -116,8 +119,26 @@ pub struct RawSite {
     /// `openstack`: which addresses of the catalogue are used: `public`, `internal` or `admin`. Default: as the entry
     /// says, else `public`.
     pub interface: Option<String>,
-    /// `openstack` and `aws`: what restored servers get there.
+    /// At a cloud: what restored servers get there.
     pub restore: Option<RawRestore>,
+    /// `azure`: the subscription's id.
+    pub subscription: Option<String>,
+    /// `azure`: the resource group that is worked in.
+    pub resource_group: Option<String>,
+    /// `azure`: the region (`westeurope`). Things of the group in other regions are passed over.
+    pub location: Option<String>,
+    /// `azure`: the directory's id.
+    pub tenant: Option<String>,
+    /// `azure`: the id of the application that is signed in as.
+    pub client: Option<String>,
+    /// `azure`: where the application's secret is: `env:NAME` or `file:/path`.
+    pub secret: Option<String>,
+    /// `azure`: kind of storage of managed disks. Default: `StandardSSD_LRS`.
+    pub storage: Option<String>,
+    /// `azure`: address of the Resource Manager. Default: `https://management.azure.com`.
+    pub arm_endpoint: Option<String>,
+    /// `azure`: address of Entra ID. Default: `https://login.microsoftonline.com`.
+    pub login_endpoint: Option<String>,
     /// `aws`: a profile of the AWS files. Default: keys as every AWS tool finds them, from the environment to the
     /// instance's role.
     pub profile: Option<String>,
@@ -147,13 +168,14 @@ pub struct RawEndpoints {
 pub struct RawRestore {
     /// `aws`: instance type (`m6i.large`). Default: the smallest that fits.
     pub instance_type: Option<String>,
-    /// `aws`: id of the subnet. Default: one of the default VPC.
+    /// `aws` and `azure`: id of the subnet. Default: at `aws`, one of the default VPC.
     pub subnet: Option<String>,
     /// Flavour, by name or id. Default: the smallest that fits.
     pub flavor: Option<String>,
     /// Networks, in the order of the server's cards. Default: the one network that the project has.
     pub networks: Option<Vec<RawNetwork>>,
-    /// Security groups, by name or id; at `aws`, by id. Default: the project's, or the VPC's default group.
+    /// Security groups, by name or id; at `aws` and `azure` by id, at `azure` one. Default: the project's, or the VPC's
+    /// default group, and none at `azure`.
     pub security_groups: Option<Vec<String>>,
     /// Key pair, by name.
     pub key: Option<String>,
@@ -165,6 +187,12 @@ pub struct RawRestore {
     pub boot_from_volume: Option<bool>,
     /// Type of that volume. Default: the cloud's.
     pub volume_type: Option<String>,
+    /// `azure`: size of the machine (`Standard_B2s`).
+    pub size: Option<String>,
+    /// `azure`: id of a subnet that reaches nothing, for drills, which are refused without it.
+    pub drill_subnet: Option<String>,
+    /// `azure`: whether the system is Windows. Default: false.
+    pub windows: Option<bool>,
     /// What single servers get instead, by their name.
     #[serde(default)]
     pub servers: BTreeMap<String, RawRestore>,

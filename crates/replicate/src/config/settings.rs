@@ -46,6 +46,8 @@ pub enum SiteSettings {
     /// An account in a region of AWS.
     #[cfg(feature = "aws")]
     Aws(Box<super::aws::AwsSettings>),
+    /// A resource group in a region of Azure.
+    Azure(Box<AzureSettings>),
 }
 
 /// A host with QEMU guests.
@@ -76,6 +78,31 @@ pub struct OpenStackSettings {
     pub format: Format,
     /// What restored servers get.
     pub restore: Restore,
+}
+
+/// A resource group in a region of Azure.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AzureSettings {
+    /// The subscription's id.
+    pub subscription: String,
+    /// The resource group.
+    pub group: String,
+    /// The region.
+    pub location: String,
+    /// The directory's id.
+    pub tenant: String,
+    /// The application's id.
+    pub client: String,
+    /// Where its secret is.
+    pub secret: cloud::azure::Secret,
+    /// Address of the Resource Manager.
+    pub arm: String,
+    /// Address of Entra ID.
+    pub login: String,
+    /// Kind of storage of managed disks.
+    pub storage: String,
+    /// What restored servers get.
+    pub restore: cloud::azure::Restore,
 }
 
 /// Where a vault's bucket is.

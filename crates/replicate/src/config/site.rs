@@ -27,29 +27,62 @@ pub(super) fn site(document: &mut Document, raw: RawSite, folder: &Path, at: &st
             document.wrong_value(&below(at, "kind"), "this program was built without `aws`".to_owned());
             None
         }
+        SiteKind::Azure => super::azure::azure(document, raw, folder, at).map(Box::new).map(SiteSettings::Azure),
     }
 }
 
 fn refuse_foreign(document: &mut Document, raw: &RawSite, kind: SiteKind, at: &str) {
-    use SiteKind::{Aws, Openstack, Qemu};
-    let keys: [(&str, bool, &[SiteKind]); 13] = [
+    use SiteKind::{Aws, Azure, Openstack, Qemu};
+    let keys: [(&str, bool, &[SiteKind]); 24] = [
         ("sockets", raw.sockets.is_some(), &[Qemu]),
         ("disks", raw.disks.is_some(), &[Qemu]),
         ("accelerator", raw.accelerator.is_some(), &[Qemu]),
         ("bridge", raw.bridge.is_some(), &[Qemu]),
+        ("scratch", raw.scratch.is_some(), &[Qemu, Openstack, Aws]),
+        ("format", raw.format.is_some(), &[Qemu, Openstack]),
         ("cloud", raw.cloud.is_some(), &[Openstack]),
         ("clouds-file", raw.clouds_file.is_some(), &[Openstack]),
         ("region", raw.region.is_some(), &[Openstack, Aws]),
         ("interface", raw.interface.is_some(), &[Openstack]),
-        ("restore", raw.restore.is_some(), &[Openstack, Aws]),
+        ("restore", raw.restore.is_some(), &[Openstack, Aws, Azure]),
         ("profile", raw.profile.is_some(), &[Aws]),
         ("role", raw.role.is_some(), &[Aws]),
         ("kms-key", raw.kms_key.is_some(), &[Aws]),
         ("endpoints", raw.endpoints.is_some(), &[Aws]),
+        ("subscription", raw.subscription.is_some(), &[Azure]),
+        ("resource-group", raw.resource_group.is_some(), &[Azure]),
+        ("location", raw.location.is_some(), &[Azure]),
+        ("tenant", raw.tenant.is_some(), &[Azure]),
+        ("client", raw.client.is_some(), &[Azure]),
+        ("secret", raw.secret.is_some(), &[Azure]),
+        ("storage", raw.storage.is_some(), &[Azure]),
+        ("arm-endpoint", raw.arm_endpoint.is_some(), &[Azure]),
+        ("login-endpoint", raw.login_endpoint.is_some(), &[Azure]),
     ];
-    let foreign = keys.into_iter().filter(|(_, given, of)| *given && !of.contains(&kind));
-    let format = (raw.format.is_some() && kind == Aws).then_some(("format", true, &[Qemu, Openstack][..]));
-    for (key, _, of) in foreign.chain(format) {
+    refuse(document, keys, kind, at);
+}
+
+/// Refuses what one cloud gives to restored servers and another does not.
+pub(super) fn refuse_foreign_launch(document: &mut Document, raw: &RawRestore, kind: SiteKind, at: &str) {
+    use SiteKind::{Aws, Azure, Openstack};
+    let keys: [(&str, bool, &[SiteKind]); 11] = [
+        ("instance-type", raw.instance_type.is_some(), &[Aws]),
+        ("subnet", raw.subnet.is_some(), &[Aws, Azure]),
+        ("drill-subnet", raw.drill_subnet.is_some(), &[Azure]),
+        ("size", raw.size.is_some(), &[Azure]),
+        ("windows", raw.windows.is_some(), &[Azure]),
+        ("flavor", raw.flavor.is_some(), &[Openstack]),
+        ("networks", raw.networks.is_some(), &[Openstack]),
+        ("user-data", raw.user_data.is_some(), &[Openstack, Aws]),
+        ("availability-zone", raw.availability_zone.is_some(), &[Openstack]),
+        ("boot-from-volume", raw.boot_from_volume.is_some(), &[Openstack]),
+        ("volume-type", raw.volume_type.is_some(), &[Openstack]),
+    ];
+    refuse(document, keys, kind, at);
+}
+
+fn refuse<const N: usize>(document: &mut Document, keys: [(&str, bool, &[SiteKind]); N], kind: SiteKind, at: &str) {
+    for (key, _, of) in keys.into_iter().filter(|(_, given, of)| *given && !of.contains(&kind)) {
         let of: Vec<String> = of.iter().map(|kind| format!("`{}`", kind.word())).collect();
         let text =
             format!("`{key}` is for sites of kind {}, and this one is of kind `{}`", of.join(" or "), kind.word());
@@ -129,11 +162,7 @@ fn restore(document: &mut Document, mut raw: RawRestore, folder: &Path, at: &str
 }
 
 fn launch(document: &mut Document, raw: RawRestore, folder: &Path, at: &str) -> LaunchSpec {
-    for (key, given) in [("instance-type", raw.instance_type.is_some()), ("subnet", raw.subnet.is_some())] {
-        if given {
-            document.wrong_key(&below(at, key), format!("`{key}` is for sites of kind `aws`"));
-        }
-    }
+    refuse_foreign_launch(document, &raw, SiteKind::Openstack, at);
     if raw.volume_type.is_some() && raw.boot_from_volume == Some(false) {
         document.wrong_key(&below(at, "volume-type"), "`volume-type` needs `boot-from-volume = true`");
     }

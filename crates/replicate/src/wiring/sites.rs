@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use cloud::azure::{AzureConfig, AzureSite};
 use cloud::openstack::{OpenStackConfig, OpenStackSite};
 use cloud::qemu::{self, QemuConfig, QemuSite, TargetConfig};
 use cloud::{Cloud, RetryOptions, Retrying};
@@ -11,7 +12,7 @@ use model::{Clock, SiteName};
 
 #[cfg(feature = "aws")]
 use crate::config::AwsSettings;
-use crate::config::{Accelerator, Format, OpenStackSettings, QemuSettings, SiteSettings};
+use crate::config::{Accelerator, AzureSettings, Format, OpenStackSettings, QemuSettings, SiteSettings};
 
 /// Opens a site, with retries around it. Touches nothing yet.
 pub fn open_site(name: &SiteName, settings: &SiteSettings, clock: &Arc<dyn Clock>) -> Arc<dyn Cloud> {
@@ -20,6 +21,7 @@ pub fn open_site(name: &SiteName, settings: &SiteSettings, clock: &Arc<dyn Clock
         SiteSettings::OpenStack(settings) => Arc::new(OpenStackSite::new(openstack_config(name, settings))),
         #[cfg(feature = "aws")]
         SiteSettings::Aws(settings) => Arc::new(AwsSite::new(aws_config(name, settings), Arc::clone(clock))),
+        SiteSettings::Azure(settings) => Arc::new(AzureSite::new(azure_config(name, settings))),
     };
     Arc::new(Retrying::new(inner, RetryOptions::default()))
 }
@@ -53,6 +55,23 @@ fn aws_config(name: &SiteName, settings: &AwsSettings) -> AwsConfig {
         kms_key: settings.kms_key.clone(),
         scratch: settings.scratch.clone(),
         restore: settings.restore.clone(),
+    }
+}
+
+fn azure_config(name: &SiteName, settings: &AzureSettings) -> AzureConfig {
+    let settings = settings.clone();
+    AzureConfig {
+        site: name.clone(),
+        subscription: settings.subscription,
+        group: settings.group,
+        location: settings.location,
+        tenant: settings.tenant,
+        client: settings.client,
+        secret: settings.secret,
+        arm: settings.arm,
+        login: settings.login,
+        storage: settings.storage,
+        restore: settings.restore,
     }
 }
 

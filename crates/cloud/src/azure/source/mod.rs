@@ -101,7 +101,7 @@ impl Source for AzureSite {
         let absent = |why: &str| Error::new(Kind::NotFound, operation()).because(why.to_owned());
         let (captured, snapshot) = found.ok_or_else(|| absent("it has no such disk"))?;
         let part = client.find(What::Snapshot, snapshot).await?;
-        if !part.as_ref().and_then(part_of).is_some_and(|(_, base)| !base) {
+        if part.as_ref().and_then(part_of).is_none_or(|(_, base)| base) {
             return Err(absent("it was released"));
         }
         let since = match &capture.since {

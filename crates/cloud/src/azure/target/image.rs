@@ -82,7 +82,7 @@ pub(super) async fn register(
     let committed = sealed(options, point, role, token, &disks[0].name)?;
     let known = client.find(What::Snapshot, &name).await?;
     // registered by a call whose answer was lost
-    if !known.is_some_and(|known| known.tags == committed) {
+    if known.is_none_or(|known| known.tags != committed) {
         for (place, disk) in disks.iter().enumerate() {
             freeze(site, disk, &snapshot(&name, place), point, token)
                 .await
