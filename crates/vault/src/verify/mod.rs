@@ -4,6 +4,8 @@ mod bytes;
 pub(crate) mod marks;
 mod points;
 mod scan;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
