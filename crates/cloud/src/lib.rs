@@ -7,6 +7,7 @@ pub mod azure;
 mod capabilities;
 pub mod conformance;
 mod hook;
+mod launch_specs;
 pub mod memory;
 pub mod openstack;
 pub mod qemu;
@@ -15,6 +16,7 @@ mod retry;
 mod traits;
 
 pub use capabilities::{AWS_IMAGE_OPTIONS, Capabilities, capabilities};
+pub use launch_specs::{Restore, Spec};
 pub use relay::{CopyRequest, CopyState, ImageCopy, Peer, Relay, Route};
 pub use retry::{RetryOptions, Retrying};
 pub use traits::{

@@ -1,6 +1,5 @@
 //! How an account is reached and what servers restored there get; the clients made of it.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,7 +11,8 @@ use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
-use model::{Error, Kind, Result, ServerName, SiteName};
+use cloud::Spec;
+use model::{Error, Kind, Result, SiteName};
 use secrecy::{ExposeSecret, SecretString};
 
 /// How a site of kind `aws` is set up.
@@ -50,13 +50,7 @@ pub struct Endpoints {
 }
 
 /// How servers are launched at a site, and what single ones of them get instead.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Restore {
-    /// For every server.
-    pub usual: LaunchSpec,
-    /// For servers of these names; what is left out is as usual.
-    pub servers: BTreeMap<ServerName, LaunchSpec>,
-}
+pub type Restore = cloud::Restore<LaunchSpec>;
 
 /// What a server is launched with.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -73,16 +67,14 @@ pub struct LaunchSpec {
     pub user_data: Option<PathBuf>,
 }
 
-impl Restore {
-    /// What a server gets.
-    pub fn of(&self, server: &ServerName) -> LaunchSpec {
-        let (own, usual) = (self.servers.get(server).cloned().unwrap_or_default(), self.usual.clone());
-        LaunchSpec {
-            instance_type: own.instance_type.or(usual.instance_type),
-            subnet: own.subnet.or(usual.subnet),
-            security_groups: own.security_groups.or(usual.security_groups),
-            key: own.key.or(usual.key),
-            user_data: own.user_data.or(usual.user_data),
+impl Spec for LaunchSpec {
+    fn or(self, usual: Self) -> Self {
+        Self {
+            instance_type: self.instance_type.or(usual.instance_type),
+            subnet: self.subnet.or(usual.subnet),
+            security_groups: self.security_groups.or(usual.security_groups),
+            key: self.key.or(usual.key),
+            user_data: self.user_data.or(usual.user_data),
         }
     }
 }
@@ -147,23 +139,5 @@ impl Clients {
             ebs = ebs.endpoint_url(url);
         }
         Ok(Self { ec2: aws_sdk_ec2::Client::from_conf(ec2.build()), ebs: aws_sdk_ebs::Client::from_conf(ebs.build()) })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_server_of_its_own_overrides_what_is_usual() {
-        let usual =
-            LaunchSpec { instance_type: Some("t3.small".into()), key: Some("ops".into()), ..Default::default() };
-        let own = LaunchSpec { instance_type: Some("m5.large".into()), ..LaunchSpec::default() };
-        let web = ServerName::new("web").unwrap();
-        let restore = Restore { usual, servers: BTreeMap::from([(web.clone(), own)]) };
-        let spec = restore.of(&web);
-        assert_eq!((spec.instance_type.as_deref(), spec.key.as_deref()), (Some("m5.large"), Some("ops")));
-        let other = restore.of(&ServerName::new("db").unwrap());
-        assert_eq!(other.instance_type.as_deref(), Some("t3.small"));
     }
 }

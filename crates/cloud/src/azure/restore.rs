@@ -1,17 +1,9 @@
-//! What a restored server gets at a site: whatever the restore point cannot know of another cloud.
+//! What a restored server gets at an Azure site.
 
-use std::collections::BTreeMap;
-
-use model::ServerName;
+use crate::Spec;
 
 /// How servers are launched at a site, and what single ones of them get instead.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Restore {
-    /// For every server.
-    pub usual: LaunchSpec,
-    /// For servers of these names; what is left out is as usual.
-    pub servers: BTreeMap<ServerName, LaunchSpec>,
-}
+pub type Restore = crate::Restore<LaunchSpec>;
 
 /// What a server is launched with. An SSH key is not among it: a machine that is made of disks as they are takes none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -28,16 +20,14 @@ pub struct LaunchSpec {
     pub windows: Option<bool>,
 }
 
-impl Restore {
-    /// What a server gets.
-    pub fn of(&self, server: &ServerName) -> LaunchSpec {
-        let (own, usual) = (self.servers.get(server).cloned().unwrap_or_default(), self.usual.clone());
-        LaunchSpec {
-            size: own.size.or(usual.size),
-            subnet: own.subnet.or(usual.subnet),
-            drill_subnet: own.drill_subnet.or(usual.drill_subnet),
-            security_group: own.security_group.or(usual.security_group),
-            windows: own.windows.or(usual.windows),
+impl Spec for LaunchSpec {
+    fn or(self, usual: Self) -> Self {
+        Self {
+            size: self.size.or(usual.size),
+            subnet: self.subnet.or(usual.subnet),
+            drill_subnet: self.drill_subnet.or(usual.drill_subnet),
+            security_group: self.security_group.or(usual.security_group),
+            windows: self.windows.or(usual.windows),
         }
     }
 }

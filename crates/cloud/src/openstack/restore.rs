@@ -1,18 +1,11 @@
-//! What a restored server gets at a site: whatever the restore point cannot know of another cloud.
+//! What a restored server gets at an OpenStack site.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use model::ServerName;
+use crate::Spec;
 
 /// How servers are launched at a site, and what single ones of them get instead.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Restore {
-    /// For every server.
-    pub usual: LaunchSpec,
-    /// For servers of these names; what is left out is as usual.
-    pub servers: BTreeMap<ServerName, LaunchSpec>,
-}
+pub type Restore = crate::Restore<LaunchSpec>;
 
 /// What a server is launched with.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -58,19 +51,17 @@ pub enum MacChoice {
     Given(String),
 }
 
-impl Restore {
-    /// What a server gets.
-    pub fn of(&self, server: &ServerName) -> LaunchSpec {
-        let (own, usual) = (self.servers.get(server).cloned().unwrap_or_default(), self.usual.clone());
-        LaunchSpec {
-            flavor: own.flavor.or(usual.flavor),
-            networks: own.networks.or(usual.networks),
-            security_groups: own.security_groups.or(usual.security_groups),
-            key: own.key.or(usual.key),
-            user_data: own.user_data.or(usual.user_data),
-            zone: own.zone.or(usual.zone),
-            boot_from_volume: own.boot_from_volume.or(usual.boot_from_volume),
-            volume_type: own.volume_type.or(usual.volume_type),
+impl Spec for LaunchSpec {
+    fn or(self, usual: Self) -> Self {
+        Self {
+            flavor: self.flavor.or(usual.flavor),
+            networks: self.networks.or(usual.networks),
+            security_groups: self.security_groups.or(usual.security_groups),
+            key: self.key.or(usual.key),
+            user_data: self.user_data.or(usual.user_data),
+            zone: self.zone.or(usual.zone),
+            boot_from_volume: self.boot_from_volume.or(usual.boot_from_volume),
+            volume_type: self.volume_type.or(usual.volume_type),
         }
     }
 }

@@ -1,14 +1,12 @@
 //! A site of kind `aws` in `replicate.toml`.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use cloud_aws::ec2::{Endpoints, LaunchSpec, Restore};
-use model::ServerName;
 
 use super::document::{Document, below};
 use super::raw::{RawRestore, RawSite, SiteKind};
-use super::site::{SCRATCH, path, refuse_foreign_launch};
+use super::site::{SCRATCH, path, refuse_foreign_launch, restore};
 
 /// An account in a region of AWS.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +44,7 @@ pub(super) fn site(document: &mut Document, raw: RawSite, folder: &Path, at: &st
             document.wrong_value(&below(&below(at, "endpoints"), key), text);
         }
     }
-    let restore = restore(document, raw.restore.unwrap_or_default(), folder, &below(at, "restore"));
+    let restore = restore(document, raw.restore, at, |document, raw, at| launch(document, raw, folder, at));
     let Some(region) = raw.region.filter(|region| !region.trim().is_empty()) else {
         document.wrong_key(at, "a site of kind `aws` needs `region` (`eu-west-1`)");
         return None;
@@ -60,22 +58,6 @@ pub(super) fn site(document: &mut Document, raw: RawSite, folder: &Path, at: &st
         scratch: scratch.unwrap_or_else(|| SCRATCH.into()),
         restore,
     })
-}
-
-fn restore(document: &mut Document, mut raw: RawRestore, folder: &Path, at: &str) -> Restore {
-    let mut servers = BTreeMap::new();
-    for (name, raw) in std::mem::take(&mut raw.servers) {
-        let at = below(&below(at, "servers"), &name);
-        if !raw.servers.is_empty() {
-            document.wrong_key(&below(&at, "servers"), "`servers` stands in `restore` only, not in one server");
-        }
-        let spec = launch(document, raw, folder, &at);
-        match ServerName::new(name) {
-            Ok(name) => drop(servers.insert(name, spec)),
-            Err(error) => document.wrong_key(&at, error.chain()),
-        }
-    }
-    Restore { usual: launch(document, raw, folder, at), servers }
 }
 
 fn launch(document: &mut Document, raw: RawRestore, folder: &Path, at: &str) -> LaunchSpec {

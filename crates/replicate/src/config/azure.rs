@@ -1,15 +1,13 @@
 //! A site of kind `azure` in `replicate.toml`.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
-use cloud::azure::{ARM, LOGIN, LaunchSpec, Restore, Secret};
-use model::ServerName;
+use cloud::azure::{ARM, LOGIN, LaunchSpec, Secret};
 
 use super::document::{Document, below};
 use super::raw::{RawRestore, RawSite, SiteKind};
 use super::settings::AzureSettings;
-use super::site::refuse_foreign_launch;
+use super::site::{refuse_foreign_launch, restore};
 use super::value::SecretRef;
 
 /// The kind of storage if nothing else is said: the cheapest that a server can be run on.
@@ -31,7 +29,7 @@ pub(super) fn azure(document: &mut Document, raw: RawSite, folder: &Path, at: &s
     let client = needed("client", "the application's id", raw.client);
     let arm = endpoint(document, raw.arm_endpoint, ARM, at, "arm-endpoint");
     let login = endpoint(document, raw.login_endpoint, LOGIN, at, "login-endpoint");
-    let restore = restore(document, raw.restore.unwrap_or_default(), &below(at, "restore"));
+    let restore = restore(document, raw.restore, at, launch);
     Some(AzureSettings {
         subscription: subscription?,
         group: group?,
@@ -77,23 +75,6 @@ fn endpoint(document: &mut Document, text: Option<String>, usual: &str, at: &str
         document.wrong_value(&below(at, key), why);
     }
     text
-}
-
-fn restore(document: &mut Document, mut raw: RawRestore, at: &str) -> Restore {
-    let at_servers = below(at, "servers");
-    let mut servers = BTreeMap::new();
-    for (name, raw) in std::mem::take(&mut raw.servers) {
-        let at = below(&at_servers, &name);
-        if !raw.servers.is_empty() {
-            document.wrong_key(&below(&at, "servers"), "`servers` stands in `restore` only, not in one server");
-        }
-        let spec = launch(document, raw, &at);
-        match ServerName::new(name) {
-            Ok(name) => drop(servers.insert(name, spec)),
-            Err(error) => document.wrong_key(&at, error.chain()),
-        }
-    }
-    Restore { usual: launch(document, raw, at), servers }
 }
 
 fn launch(document: &mut Document, raw: RawRestore, at: &str) -> LaunchSpec {

@@ -1,9 +1,11 @@
 //! A site in `replicate.toml`: each provider takes its own keys, and a key of another provider is a mistake, not a
 //! thing to pass over.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use cloud::openstack::{CloudRef, LaunchSpec, MacChoice, NetworkSpec, Restore};
+use cloud::openstack::{CloudRef, LaunchSpec, MacChoice, NetworkSpec};
+use cloud::{Restore, Spec};
 use model::ServerName;
 
 use super::document::{Document, below};
@@ -140,25 +142,32 @@ fn openstack(document: &mut Document, raw: RawSite, folder: &Path, at: &str) -> 
         cloud: CloudRef { cloud, file, region: raw.region, interface: raw.interface },
         scratch: scratch.unwrap_or_else(|| SCRATCH.into()),
         format: raw.format.unwrap_or(Format::Qcow2),
-        restore: restore(document, raw.restore.unwrap_or_default(), folder, &below(at, "restore")),
+        restore: restore(document, raw.restore, at, |document, raw, at| launch(document, raw, folder, at)),
     })
 }
 
-fn restore(document: &mut Document, mut raw: RawRestore, folder: &Path, at: &str) -> Restore {
-    let at_servers = below(at, "servers");
-    let mut servers = std::collections::BTreeMap::new();
+/// What restored servers get; `launch` reads it in the words of the site's provider.
+pub(super) fn restore<S: Spec>(
+    document: &mut Document,
+    raw: Option<RawRestore>,
+    at: &str,
+    launch: impl Fn(&mut Document, RawRestore, &str) -> S,
+) -> Restore<S> {
+    let (mut raw, at) = (raw.unwrap_or_default(), below(at, "restore"));
+    let at_servers = below(&at, "servers");
+    let mut servers = BTreeMap::new();
     for (name, raw) in std::mem::take(&mut raw.servers) {
         let at = below(&at_servers, &name);
         if !raw.servers.is_empty() {
             document.wrong_key(&below(&at, "servers"), "`servers` stands in `restore` only, not in one server");
         }
-        let spec = launch(document, raw, folder, &at);
+        let spec = launch(document, raw, &at);
         match ServerName::new(name) {
             Ok(name) => drop(servers.insert(name, spec)),
             Err(error) => document.wrong_key(&at, error.chain()),
         }
     }
-    Restore { usual: launch(document, raw, folder, at), servers }
+    Restore { usual: launch(document, raw, &at), servers }
 }
 
 fn launch(document: &mut Document, raw: RawRestore, folder: &Path, at: &str) -> LaunchSpec {
