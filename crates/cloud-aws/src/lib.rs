@@ -3,5 +3,6 @@
 //! Owns how AWS and its look-alikes are called and how their errors are classified. Must not retry (the decorators do),
 //! and must not know what lies in a bucket.
 
+mod answer;
 pub mod ec2;
 pub mod s3;

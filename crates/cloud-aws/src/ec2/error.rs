@@ -2,11 +2,14 @@
 
 use std::error::Error as StdError;
 
-use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_ec2::config::http::HttpResponse;
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
-use jiff::Timestamp;
 use model::{Error, Kind};
+
+use crate::answer;
+
+/// What to do when there are no keys to sign with.
+const KEYS: &str = "check `profile` and `role` of the site, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY";
 
 /// Turns an SDK error into ours: kind by the service's code, else by the HTTP status.
 pub(super) fn classify<E>(operation: impl Into<String>, error: SdkError<E, HttpResponse>) -> Error
@@ -16,11 +19,9 @@ where
     let operation = operation.into();
     let (code, message) = (error.code().map(str::to_owned), error.message().map(str::to_owned));
     let Some(response) = error.raw_response() else {
-        return without_answer(operation, &error);
+        return answer::without(operation, &error, KEYS);
     };
     let status = response.status().as_u16();
-    let after = response.headers().get("retry-after");
-    let after = after.and_then(|text| model::parse_retry_after(text, clock_of(response)?));
     // the direct API has few codes; what it means stands in the reason
     let reason = response.body().bytes().and_then(reason_of);
     let (kind, hint) = meaning(code.as_deref(), reason.as_deref(), status);
@@ -29,7 +30,7 @@ where
         said = format!("{said}, {}", part.trim_end_matches('.'));
     }
     let error = Error::new(kind, operation).because(said);
-    let error = after.into_iter().fold(error, Error::come_back_after);
+    let error = answer::retry_after(response).into_iter().fold(error, Error::come_back_after);
     hint.into_iter().fold(error, Error::hint)
 }
 
@@ -37,36 +38,6 @@ where
 fn reason_of(body: &[u8]) -> Option<String> {
     let value: serde_json::Value = serde_json::from_slice(body).ok()?;
     Some(value.get("Reason").or(value.get("reason"))?.as_str()?.to_owned())
-}
-
-/// The service's own clock, to which a date in its answer belongs. Seconds need none.
-fn clock_of(response: &HttpResponse) -> Option<Timestamp> {
-    match response.headers().get("date") {
-        Some(date) => jiff::fmt::rfc2822::parse(date).ok().map(|date| date.timestamp()),
-        None => Some(Timestamp::MAX),
-    }
-}
-
-/// No answer came: network trouble, or the request could not even be signed.
-fn without_answer(operation: String, error: &(dyn StdError + 'static)) -> Error {
-    let mut why: Vec<String> = Vec::new();
-    let mut keyless = false;
-    let mut next = Some(error);
-    while let Some(cause) = next {
-        keyless |= cause.is::<CredentialsError>();
-        let text = cause.to_string();
-        if why.last() != Some(&text) {
-            why.push(text);
-        }
-        next = cause.source();
-    }
-    let why = why.join(": ");
-    if keyless {
-        return Error::new(Kind::Denied, operation)
-            .because(why)
-            .hint("check `profile` and `role` of the site, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY");
-    }
-    Error::new(Kind::Transient, operation).because(why)
 }
 
 /// A limit that an operator raises, and one that passes by itself.
@@ -140,10 +111,10 @@ fn of_code(code: &str) -> Option<Kind> {
         | "DependencyViolation"
         | "ConflictException"
         | "SnapshotCreationPerVolumeRateExceeded"
-        | "InvalidAMIID.Unavailable"
         | "InvalidSnapshot.InUse" => Kind::Transient,
         "InvalidAMIName.Duplicate" | "InvalidGroup.Duplicate" => Kind::Exists,
-        "ResourceNotFoundException" => Kind::NotFound,
+        // deregistered
+        "ResourceNotFoundException" | "InvalidAMIID.Unavailable" => Kind::NotFound,
         "ValidationException" | "UnknownParameter" | "OptInRequired" => Kind::Invalid,
         code if code.ends_with(".NotFound") || code.ends_with(".Malformed") => Kind::NotFound,
         code if ["Invalid", "Missing", "Unsupported"].iter().any(|word| code.starts_with(word)) => Kind::Invalid,
@@ -178,6 +149,7 @@ mod tests {
     fn what_is_absent_and_what_is_in_the_way() {
         assert_eq!(meaning(Some("InvalidSnapshot.NotFound"), None, 400).0, Kind::NotFound);
         assert_eq!(meaning(Some("ResourceNotFoundException"), Some("SNAPSHOT_NOT_FOUND"), 404).0, Kind::NotFound);
+        assert_eq!(meaning(Some("InvalidAMIID.Unavailable"), None, 400).0, Kind::NotFound);
         assert_eq!(meaning(Some("InvalidSnapshot.InUse"), None, 400).0, Kind::Transient);
         assert_eq!(meaning(Some("DependencyViolation"), None, 400).0, Kind::Transient);
         assert_eq!(meaning(Some("OperationNotPermitted"), None, 400).0, Kind::Denied);

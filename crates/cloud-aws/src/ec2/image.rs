@@ -289,10 +289,9 @@ pub(super) async fn delete(clients: &Clients, id: &str) -> Result<Vec<String>> {
         let answer = clients.ec2.deregister_image().image_id(id).send().await;
         crash::point("aws.image-delete.after");
         match answer.map_err(|error| classify(format!("cannot deregister image {id}"), error)) {
-            Err(error) if error.kind() == Kind::NotFound => break,
-            // it is gone already, by a call whose answer was lost
-            Err(error) if error.chain().contains("InvalidAMIID.Unavailable") => break,
             Ok(_) => break,
+            // gone already, by a call whose answer was lost
+            Err(error) if error.kind() == Kind::NotFound => break,
             // whoever began anew would not find the image, and forget its snapshots
             Err(error) => drop(bound.bear::<()>(Err(error)).await?),
         }

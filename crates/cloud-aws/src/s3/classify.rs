@@ -2,11 +2,14 @@
 
 use std::error::Error as StdError;
 
-use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
-use jiff::Timestamp;
 use model::{Error, Kind};
+
+use crate::answer;
+
+/// What to do when there are no keys to sign with.
+const KEYS: &str = "give the vault a profile or an access key, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY";
 
 /// Turns an SDK error into ours: kind by the store's code, else by the HTTP status.
 pub(super) fn classify<E>(operation: String, error: SdkError<E, HttpResponse>) -> Error
@@ -15,49 +18,17 @@ where
 {
     let (code, message) = (error.code().map(str::to_owned), error.message().map(str::to_owned));
     let Some(response) = error.raw_response() else {
-        return without_answer(operation, &error);
+        return answer::without(operation, &error, KEYS);
     };
     let status = response.status().as_u16();
-    let after = response.headers().get("retry-after");
-    let after = after.and_then(|text| model::parse_retry_after(text, clock_of(response)?));
     let (kind, hint) = meaning(code.as_deref(), status);
     let mut said = format!("HTTP {status}");
     for part in [code, message].into_iter().flatten() {
         said = format!("{said}, {part}");
     }
     let error = Error::new(kind, operation).because(said);
-    let error = after.into_iter().fold(error, Error::come_back_after);
+    let error = answer::retry_after(response).into_iter().fold(error, Error::come_back_after);
     hint.into_iter().fold(error, Error::hint)
-}
-
-/// The store's own clock, to which a date in its answer belongs. Without one a date says nothing, and seconds need none.
-fn clock_of(response: &HttpResponse) -> Option<Timestamp> {
-    match response.headers().get("date") {
-        Some(date) => jiff::fmt::rfc2822::parse(date).ok().map(|date| date.timestamp()),
-        None => Some(Timestamp::MAX),
-    }
-}
-
-/// No answer came: network trouble, or the request could not even be signed.
-fn without_answer(operation: String, error: &(dyn StdError + 'static)) -> Error {
-    let mut why = Vec::new();
-    let mut keyless = false;
-    let mut next = Some(error);
-    while let Some(cause) = next {
-        keyless |= cause.is::<CredentialsError>();
-        let text = cause.to_string();
-        if why.last() != Some(&text) {
-            why.push(text);
-        }
-        next = cause.source();
-    }
-    let why = why.join(": ");
-    if keyless {
-        return Error::new(Kind::Denied, operation)
-            .because(why)
-            .hint("give the vault a profile or an access key, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY");
-    }
-    Error::new(Kind::Transient, operation).because(why)
 }
 
 fn meaning(code: Option<&str>, status: u16) -> (Kind, Option<&'static str>) {
