@@ -10,7 +10,10 @@
 
 use std::sync::LazyLock;
 
-use model::DiskRoot;
+use bytes::Bytes;
+use model::{DiskRoot, Error, Kind, Result};
+
+use crate::is_zero;
 
 /// Bytes under one leaf.
 pub const LEAF: u64 = 64 * 1024;
@@ -44,6 +47,14 @@ pub fn leaf(data: &[u8]) -> Leaf {
     hasher.update(data);
     hasher.update(&[0; LEAF as usize][data.len()..]);
     *hasher.finalize().as_bytes()
+}
+
+/// The leaves of data that begins with one, hashed on a thread for such work: to hash costs more than what a writer does
+/// beside it, and would hold up every other task.
+pub async fn leaves_of(data: Bytes) -> Result<Vec<Leaf>> {
+    let hash = |bytes: &[u8]| if is_zero(bytes) { zero_leaf() } else { leaf(bytes) };
+    let hashing = tokio::task::spawn_blocking(move || data.chunks(LEAF as usize).map(hash).collect());
+    hashing.await.map_err(|error| Error::new(Kind::Cancelled, "cannot hash what was read").because(error))
 }
 
 /// The hash of one page from its leaves.

@@ -194,6 +194,10 @@ async fn describe(clients: &Clients, request: &CaptureRequest, seen: &Seen, held
 pub(super) async fn commit(clients: &Clients, capture: &Capture, tags: &Tags) -> Result<()> {
     let held = held(clients, tags).await?;
     let ids: Vec<String> = held.into_iter().map(|held| held.id).collect();
+    if ids.is_empty() {
+        // committed long ago: what is the base now is not ours to delete
+        return Ok(());
+    }
     let name = capture.id.to_string();
     let kept = Tags::from([(marks::BASE.to_owned(), name.clone()), (tag::ROLE.to_owned(), "replica".to_owned())]);
     snapshot::tag(clients, ids.clone(), &kept).await?;
@@ -215,10 +219,6 @@ pub(super) async fn commit(clients: &Clients, capture: &Capture, tags: &Tags) ->
         marks::tagged(tag::SERVER, server),
         marks::tagged(tag::OWNER, tags.get(tag::OWNER).map(String::as_str)),
     ];
-    if ids.is_empty() {
-        // committed long ago: what is the base now is not ours to delete
-        return Ok(());
-    }
     for old in snapshot::list(clients, filters).await? {
         if old.tags.get(marks::BASE) != Some(&name) {
             snapshot::delete(clients, &old.id).await?;

@@ -8,11 +8,11 @@ use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
-use bytes::Bytes;
-use disk::{DiskRead, LEAF, Leaf, Progress, RootBuilder, leaf, zero_leaf};
-use futures::{StreamExt, TryStreamExt, stream};
-use model::{Change, DiskRoot, Error, Kind, Result};
+use disk::{DiskRead, LEAF, Leaf, Progress, RootBuilder, zero_leaf};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
+use model::{Change, DiskRoot, Error, Extent, Kind, Result};
 
 use super::blocks::BLOCK;
 
@@ -27,16 +27,25 @@ pub(super) fn path(scratch: &Path, snapshot: &str) -> PathBuf {
     scratch.join("aws-leaves").join(snapshot)
 }
 
+/// Leaves that are read from a record at once.
+const AT_ONCE: u64 = 1024;
+
 /// The leaves of a disk.
 #[derive(Debug)]
 pub(super) struct Record {
     file: File,
     size: u64,
+    /// Those that were read last, from which one on: who reads goes forward.
+    recent: Mutex<(u64, Vec<Leaf>)>,
 }
 
 impl Record {
-    /// Opens a record; none if there is none, or it is of something else or damaged.
-    pub(super) fn open(path: &Path, size: u64) -> Option<Self> {
+    /// Opens a record, all of which is read and checked; none if there is none, or it is of something else or damaged.
+    pub(super) async fn open(path: PathBuf, size: u64) -> Option<Self> {
+        tokio::task::spawn_blocking(move || Self::check(&path, size)).await.ok().flatten()
+    }
+
+    fn check(path: &Path, size: u64) -> Option<Self> {
         let mut file = File::open(path).ok()?;
         let mut hasher = blake3::Hasher::new();
         let body = HEAD + size.div_ceil(LEAF) * 32;
@@ -52,18 +61,24 @@ impl Record {
         file.read_exact_at(&mut sum, body).ok()?;
         file.seek(SeekFrom::Start(0)).ok()?;
         hasher.update_reader((&file).take(body)).ok()?;
-        (hasher.finalize().as_bytes() == &sum).then_some(Self { file, size })
+        (hasher.finalize().as_bytes() == &sum).then(|| Self { file, size, recent: Mutex::default() })
     }
 
     /// One leaf; zero behind the end.
     pub(super) fn leaf(&self, index: u64) -> Result<Leaf> {
-        if index >= self.size.div_ceil(LEAF) {
+        let count = self.size.div_ceil(LEAF);
+        if index >= count {
             return Ok(zero_leaf());
         }
-        let mut leaf = [0; 32];
-        let read = self.file.read_exact_at(&mut leaf, HEAD + index * 32);
-        read.map_err(|error| Error::io("cannot read the record of a disk", error))?;
-        Ok(leaf)
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let (first, at) = (index / AT_ONCE * AT_ONCE, (index % AT_ONCE) as usize);
+        if recent.0 != first || recent.1.is_empty() {
+            let mut leaves: Vec<Leaf> = vec![[0; 32]; AT_ONCE.min(count - first) as usize];
+            let read = self.file.read_exact_at(leaves.as_flattened_mut(), HEAD + first * 32);
+            read.map_err(|error| Error::io("cannot read the record of a disk", error))?;
+            *recent = (first, leaves);
+        }
+        Ok(recent.1.get(at).copied().unwrap_or_else(zero_leaf))
     }
 }
 
@@ -119,7 +134,7 @@ impl Drop for RecordWriter {
 /// The record of a snapshot: the one that is there, or one that is made by reading everything.
 pub(super) async fn of(reader: &dyn DiskRead, path: &Path) -> Result<Record> {
     let size = reader.size();
-    if let Some(record) = Record::open(path, size) {
+    if let Some(record) = Record::open(path.to_owned(), size).await {
         return Ok(record);
     }
     tracing::info!(disk = reader.describe(), "its hashes are not known here, so it is read once");
@@ -134,23 +149,28 @@ pub(super) async fn of(reader: &dyn DiskRead, path: &Path) -> Result<Record> {
                 }
                 continue;
             }
-            let starts = (extent.offset..extent.end()).step_by(BLOCK as usize);
-            let reads = starts.map(|from| reader.read_at(from, BLOCK.min(extent.end() - from) as usize));
-            let mut reads = stream::iter(reads).buffered(AHEAD);
-            while let Some(bytes) = reads.try_next().await? {
-                hash(&bytes, &mut out)?;
+            let mut hashed = std::pin::pin!(hashed(reader, *extent));
+            while let Some((leaves, _)) = hashed.try_next().await? {
+                leaves.iter().try_for_each(|leaf| out.push(leaf))?;
             }
         }
-        at = list.as_slice().last().map_or(size, model::Extent::end);
+        at = list.as_slice().last().map_or(size, Extent::end);
     }
     out.finish()?;
-    Record::open(path, size).ok_or_else(|| {
+    Record::open(path.to_owned(), size).await.ok_or_else(|| {
         Error::new(Kind::Permanent, format!("cannot read {}", path.display())).because("it was just written")
     })
 }
 
-fn hash(bytes: &Bytes, out: &mut RecordWriter) -> Result<()> {
-    bytes.chunks(LEAF as usize).try_for_each(|piece| out.push(&leaf(piece)))
+/// The leaves of an extent, block by block, with the bytes that each block has; several are read and hashed at once.
+fn hashed(reader: &dyn DiskRead, extent: Extent) -> impl Stream<Item = Result<(Vec<Leaf>, u64)>> + '_ {
+    let starts = (extent.offset..extent.end()).step_by(BLOCK as usize);
+    let reads = starts.map(move |from| async move {
+        let bytes = reader.read_at(from, BLOCK.min(extent.end() - from) as usize).await?;
+        let len = bytes.len() as u64;
+        Ok((disk::leaves_of(bytes).await?, len))
+    });
+    stream::iter(reads).buffered(AHEAD)
 }
 
 /// The root of a disk of which only what changed is read, and the bytes read: the rest is as `base` says.
@@ -170,21 +190,19 @@ pub(super) async fn root_of_changes(
     let mut at = 0;
     while at < reader.size() {
         let list = reader.extents(at).await?;
-        let Some(end) = list.as_slice().last().map(model::Extent::end) else { break };
+        let Some(end) = list.as_slice().last().map(Extent::end) else { break };
         progress.expect(total + list.as_slice().iter().map(|extent| extent.len).sum::<u64>());
         for extent in list.as_slice() {
             fill(&mut root, &mut next, extent.offset / LEAF)?;
-            let starts = (extent.offset..extent.end()).step_by(BLOCK as usize);
-            let reads = starts.map(|from| reader.read_at(from, BLOCK.min(extent.end() - from) as usize));
-            let mut reads = stream::iter(reads).buffered(AHEAD);
-            while let Some(bytes) = reads.try_next().await? {
-                for piece in bytes.chunks(LEAF as usize) {
-                    root.push(next, leaf(piece));
+            let mut hashed = std::pin::pin!(hashed(reader, *extent));
+            while let Some((leaves, bytes)) = hashed.try_next().await? {
+                for leaf in leaves {
+                    root.push(next, leaf);
                     next += 1;
                 }
-                total += bytes.len() as u64;
-                progress.read(bytes.len() as u64);
-                progress.looked(bytes.len() as u64);
+                total += bytes;
+                progress.read(bytes);
+                progress.looked(bytes);
             }
         }
         at = end;
@@ -200,6 +218,8 @@ pub(super) fn forget(scratch: &Path, snapshot: &str) {
 
 #[cfg(test)]
 mod tests {
+    use disk::leaf;
+
     use super::*;
 
     #[test]
@@ -210,21 +230,21 @@ mod tests {
         let mut out = RecordWriter::create(path.clone(), size).unwrap();
         leaves.iter().for_each(|leaf| out.push(leaf).unwrap());
         drop(out);
-        assert!(Record::open(&path, size).is_none());
+        assert!(Record::check(&path, size).is_none());
         assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 0);
         let mut out = RecordWriter::create(path.clone(), size).unwrap();
         leaves.iter().for_each(|leaf| out.push(leaf).unwrap());
         out.finish().unwrap();
-        let record = Record::open(&path, size).unwrap();
+        let record = Record::check(&path, size).unwrap();
         for (index, leaf) in leaves.iter().enumerate() {
             assert_eq!(record.leaf(index as u64).unwrap(), *leaf);
         }
         assert_eq!(record.leaf(4).unwrap(), zero_leaf());
-        assert!(Record::open(&path, size + LEAF).is_none());
+        assert!(Record::check(&path, size + LEAF).is_none());
         let mut bytes = std::fs::read(&path).unwrap();
         bytes[40] ^= 1;
         std::fs::write(&path, bytes).unwrap();
-        assert!(Record::open(&path, size).is_none());
+        assert!(Record::check(&path, size).is_none());
         forget(folder.path(), "snap-1");
         assert!(!path.exists());
     }

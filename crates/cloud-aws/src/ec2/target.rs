@@ -23,9 +23,9 @@ const TIMEOUT: i32 = 4320;
 /// The largest volume.
 const LARGEST: u64 = 64 << 40;
 
-/// The name of a disk's attempts: the same token has the same.
+/// The name of a disk's attempts: the same token has the same, and no other installation in the account.
 fn mark(token: &Token, disk: &DiskName) -> String {
-    format!("{}/{disk}", token.name())
+    format!("{}/{}/{disk}", token.owner, token.name())
 }
 
 impl AwsSite {
@@ -152,7 +152,7 @@ impl Target for AwsSite {
             parent => parent?.disk_size(),
         };
         let path = records::path(&self.config.scratch, parent);
-        let Some(record) = records::Record::open(&path, size) else { return Ok(None) };
+        let Some(record) = records::Record::open(path, size).await else { return Ok(None) };
         let name = format!("disk {} of image {image} at {}", disk.name, self.config.site);
         let reader = Patient::new(BlockReader::new(clients, &held.id, Some(parent.clone()), held.disk_size(), name));
         let (root, read) = records::root_of_changes(&reader, &record, progress).await?;

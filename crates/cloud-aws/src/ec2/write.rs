@@ -16,7 +16,7 @@ use aws_sdk_ebs::types::{ChecksumAggregationMethod, ChecksumAlgorithm};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use disk::{DiskWrite, LEAF, Leaf, RootBuilder, Written, is_zero, leaf, zero_leaf};
+use disk::{DiskWrite, LEAF, Leaf, RootBuilder, Written, zero_leaf};
 use model::{Error, Kind, Result, crash};
 use tokio::task::JoinSet;
 
@@ -132,11 +132,9 @@ impl BlockWriter {
         Ok(())
     }
 
-    /// Takes one leaf; none: zeroes.
-    async fn take(&mut self, index: u64, data: Option<&[u8]>) -> Result<()> {
+    /// Takes one leaf and its bytes, which zeroes need not have.
+    async fn take(&mut self, index: u64, new: Leaf, data: &[u8]) -> Result<()> {
         self.skip_to(index)?;
-        let data = data.filter(|data| !is_zero(data));
-        let new = data.map_or_else(zero_leaf, leaf);
         if new == self.base_leaf(index)? {
             return self.note(&new);
         }
@@ -151,7 +149,7 @@ impl BlockWriter {
             changed: [false; LEAVES as usize],
         });
         open.changed[at] = true;
-        if let Some(data) = data {
+        if new != zero_leaf() {
             open.bytes[at * LEAF as usize..][..data.len()].copy_from_slice(data);
             self.fresh += data.len() as u64;
         }
@@ -274,8 +272,9 @@ impl DiskWrite for BlockWriter {
     async fn write(&mut self, offset: u64, data: Bytes) -> Result<()> {
         self.check(offset, data.len() as u64)?;
         self.received += data.len() as u64;
-        for (at, piece) in data.chunks(LEAF as usize).enumerate() {
-            self.take(offset / LEAF + at as u64, Some(piece)).await?;
+        let leaves = disk::leaves_of(data.clone()).await?;
+        for ((index, leaf), piece) in (offset / LEAF..).zip(leaves).zip(data.chunks(LEAF as usize)) {
+            self.take(index, leaf, piece).await?;
         }
         Ok(())
     }
@@ -288,7 +287,7 @@ impl DiskWrite for BlockWriter {
             return self.skip_to(to);
         }
         for index in from..to {
-            self.take(index, None).await?;
+            self.take(index, zero_leaf(), &[]).await?;
         }
         Ok(())
     }

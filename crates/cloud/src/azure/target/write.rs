@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use disk::{DiskWrite, LEAF, RootBuilder, Written, is_zero, leaf, zero_leaf};
+use disk::{DiskWrite, LEAF, RootBuilder, Written, is_zero};
 use model::{DiskName, Error, Kind, Result, Role, Tags, Token};
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -130,14 +130,6 @@ async fn put(http: &reqwest::Client, access: &Access, offset: u64, data: Bytes) 
     }
 }
 
-/// Hashes the leaves of what was handed in.
-async fn leaves(data: Bytes) -> Result<Vec<disk::Leaf>> {
-    let hash = |bytes: &[u8]| if is_zero(bytes) { zero_leaf() } else { leaf(bytes) };
-    tokio::task::spawn_blocking(move || data.chunks(LEAF as usize).map(hash).collect())
-        .await
-        .map_err(|error| Error::new(Kind::Cancelled, "cannot hash what was written").because(error))
-}
-
 #[async_trait]
 impl DiskWrite for Upload {
     fn size(&self) -> u64 {
@@ -146,7 +138,7 @@ impl DiskWrite for Upload {
 
     async fn write(&mut self, offset: u64, data: Bytes) -> Result<()> {
         self.check(offset, data.len() as u64)?;
-        for (index, leaf) in (offset / LEAF..).zip(leaves(data.clone()).await?) {
+        for (index, leaf) in (offset / LEAF..).zip(disk::leaves_of(data.clone()).await?) {
             self.root.push(index, leaf);
         }
         self.cursor = offset + data.len() as u64;
