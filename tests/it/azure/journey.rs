@@ -55,7 +55,7 @@ async fn boots(site: &dyn Cloud, image: &ImageId, name: &ServerName, ephemeral: 
     }
 }
 
-fn request(server: &ServerName, step: &str, since: Option<model::Cursor>) -> CaptureRequest {
+pub fn request(server: &ServerName, step: &str, since: Option<model::Cursor>) -> CaptureRequest {
     let consistent = Consistent {
         level: Consistency::Crash,
         required: false,

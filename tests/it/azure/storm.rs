@@ -4,8 +4,9 @@ use disk::{LEAF, Silent, TransferOptions};
 use model::{DiskName, ImageOptions, Kind, Role};
 use serde_json::json;
 
+use super::journey::request;
 use super::lab::{lab, token};
-use super::suites::{nothing_left, point, server};
+use super::suites::{nothing_left, point, server, server_of};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lost_answers_and_busy_blobs_leave_no_duplicate_and_no_open_access() {
@@ -75,6 +76,24 @@ async fn a_machine_of_somebody_else_is_not_touched() {
     let options = cloud::LaunchOptions { name, network: cloud::Network::Site, ports: Vec::new(), ephemeral: false };
     assert_eq!(target.launch(&image, &options, &token).await.unwrap_err().kind(), Kind::Exists);
     site.delete(&site.owned().await.unwrap().into_iter().find(|it| it.kind == "image").unwrap()).await.unwrap();
+    let before: Vec<&str> = before.iter().map(String::as_str).collect();
+    nothing_left(&lab, &before).await;
+}
+
+#[tokio::test]
+async fn disks_that_run_apart_are_told_of_or_refused() {
+    let lab = lab(false, true).await;
+    let site = lab.site();
+    let (name, _) = server_of(&lab, &site, "web-1", &["vda", "vdb"]).await;
+    let (source, before) = (site.source().unwrap(), lab.left().await);
+    let mut wanted = request(&name, "apart", None);
+    wanted.consistent.required = true;
+    let refused = source.capture(&wanted).await.unwrap_err();
+    assert!(refused.kind() == Kind::Invalid && refused.chain().contains("one by one"), "{}", refused.chain());
+    wanted.consistent.required = false;
+    let capture = source.capture(&wanted).await.unwrap();
+    assert!(capture.disks.len() == 2 && capture.warnings.iter().any(|it| it.contains("apart")), "{capture:?}");
+    source.release(&capture, cloud::Outcome::Abandoned).await.unwrap();
     let before: Vec<&str> = before.iter().map(String::as_str).collect();
     nothing_left(&lab, &before).await;
 }

@@ -57,15 +57,28 @@ pub async fn nothing_left(lab: &Lab, but: &[&str]) {
 
 /// A server of the site: an image of one disk, restored. The file of its disk.
 pub async fn server(lab: &Lab, site: &Arc<dyn Cloud>, name: &str) -> (ServerName, PathBuf) {
-    let (target, size, disk) = (site.target().unwrap(), 24 << 20, DiskName::new("vda").unwrap());
-    let token = token(name);
-    let (made, mut writer) = target.create_disk(&disk, size, None, &token).await.unwrap();
-    for index in [0, 5, 100] {
-        writer.write(index * LEAF, vec![index as u8 + 1; LEAF as usize].into()).await.unwrap();
+    server_of(lab, site, name, &["vda"]).await
+}
+
+/// [`server`] with disks of these names, and the file of the last one.
+pub async fn server_of(lab: &Lab, site: &Arc<dyn Cloud>, name: &str, disks: &[&str]) -> (ServerName, PathBuf) {
+    let (target, size, token) = (site.target().unwrap(), 24 << 20, token(name));
+    let (mut made, mut roots) = (Vec::new(), Vec::new());
+    for disk in disks {
+        let disk = DiskName::new(*disk).unwrap();
+        let (written, mut writer) = target.create_disk(&disk, size, None, &token).await.unwrap();
+        for index in [0, 5, 100] {
+            writer.write(index * LEAF, vec![index as u8 + 1; LEAF as usize].into()).await.unwrap();
+        }
+        roots.push(PointDisk { name: disk, size, root: writer.finish().await.unwrap().root });
+        made.push(written);
     }
-    let root = writer.finish().await.unwrap().root;
+    let mut point = point(size, roots[0].root);
+    let spec = |disk: &PointDisk| DiskSpec { name: disk.name.clone(), size, bus: DiskBus::Scsi, serial: None };
+    point.machine.disks = roots.iter().map(spec).collect();
+    point.disks = roots;
     let options = ImageOptions::default();
-    let image = target.register(&[made], &point(size, root), &options, Role::Scratch, &token).await.unwrap();
+    let image = target.register(&made, &point, &options, Role::Scratch, &token).await.unwrap();
     let server = ServerName::new(name).unwrap();
     let options = LaunchOptions { name: server.clone(), network: Network::Site, ports: Vec::new(), ephemeral: false };
     target.launch(&image, &options, &token).await.unwrap();

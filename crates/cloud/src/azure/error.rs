@@ -99,7 +99,7 @@ fn meaning(status: StatusCode, code: &str, said: &str) -> (Kind, Option<&'static
         400 if matches!(code, "unauthorized_client" | "invalid_request" | "invalid_scope") => {
             return (Kind::Denied, Some("check `tenant`, `client` and `secret` of the site"));
         }
-        403 => return (Kind::Denied, Some("give the application the role that `deploy/iam` describes")),
+        403 => return (Kind::Denied, Some("give the application the rights that the README lists")),
         404 | 410 => Kind::NotFound,
         412 => Kind::Exists,
         409 if matches!(code, "PropertyChangeNotAllowed" | "ResourceExists") => Kind::Exists,

@@ -89,8 +89,7 @@ impl Client {
         if let Some((error, until)) = &held.refusal
             && *until > Instant::now()
         {
-            let again = Error::new(error.kind(), error.chain());
-            return Err(error.advice().into_iter().fold(again, Error::hint));
+            return Err(again(error));
         }
         match self.log_in().await {
             Ok((token, until)) => {
@@ -98,9 +97,7 @@ impl Client {
                 Ok(token)
             }
             Err(error) => {
-                let again = Error::new(error.kind(), error.chain());
-                let again = error.advice().into_iter().fold(again, Error::hint);
-                *held = Held { token: None, refusal: Some((again, Instant::now() + REFUSED)) };
+                *held = Held { token: None, refusal: Some((again(&error), Instant::now() + REFUSED)) };
                 Err(error)
             }
         }
@@ -275,6 +272,11 @@ impl Client {
             Err(error) => Err(error),
         }
     }
+}
+
+/// The same refusal, for one more call.
+fn again(error: &Error) -> Error {
+    error.advice().into_iter().fold(Error::new(error.kind(), error.chain()), Error::hint)
 }
 
 /// When the poller looks next.

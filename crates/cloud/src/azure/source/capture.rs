@@ -101,6 +101,12 @@ pub(super) async fn capture(site: &AzureSite, request: &CaptureRequest) -> Resul
 async fn make(site: &AzureSite, request: &CaptureRequest, seen: &super::Seen, stem: &str) -> Result<()> {
     let client = site.client()?;
     let apart = seen.disks.len() > 1 && seen.power == Power::On;
+    if apart && request.consistent.required {
+        let count = seen.disks.len();
+        return Err(Error::new(Kind::Invalid, format!("cannot capture {count} disks at one instant"))
+            .because("Azure snapshots the disks of a running machine one by one")
+            .hint("stop the machine for the capture, or do not require its consistency"));
+    }
     let marks_of = |disk: &Disk| {
         let more = [(marks::PART, CAPTURE), (marks::OF, stem), (marks::DISK, disk.name.as_str())];
         let mut tags = marks::tags(&request.token, Role::Scratch, &more);
