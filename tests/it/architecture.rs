@@ -15,8 +15,9 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("vault", &["model", "disk"][..]),
         ("cloud", &["model", "disk"][..]),
         ("cloud-aws", &["model", "disk", "cloud", "vault"][..]),
+        ("cloud-azure", &["model", "disk", "cloud", "vault"][..]),
         ("engine", &["model", "disk", "cloud", "vault"][..]),
-        ("replicate", &["model", "disk", "cloud", "vault", "engine", "cloud-aws"][..]),
+        ("replicate", &["model", "disk", "cloud", "vault", "engine", "cloud-aws", "cloud-azure"][..]),
         // what both believed of a cloud would be tested against itself
         ("cloudsim", &[][..]),
     ])

@@ -3,7 +3,6 @@
 //! Owns the provider traits, their decorators, the conformance suites and the providers. Must not know archives,
 //! policies, schedules or the ledger.
 
-pub mod azure;
 mod capabilities;
 pub mod conformance;
 mod hook;
@@ -15,7 +14,7 @@ mod relay;
 mod retry;
 mod traits;
 
-pub use capabilities::{AWS_IMAGE_OPTIONS, Capabilities, capabilities};
+pub use capabilities::{AWS_IMAGE_OPTIONS, AZURE_IMAGE_OPTIONS, Capabilities, capabilities};
 pub use launch_specs::{Restore, Spec};
 pub use relay::{CopyRequest, CopyState, ImageCopy, Peer, Relay, Route};
 pub use retry::{RetryOptions, Retrying};

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use cloud::azure::{AzureConfig, AzureSite, LaunchSpec, Restore, Secret};
 use cloud::conformance::{Finding, Probe, Verdict};
 use cloud::{Cloud, RetryOptions, Retrying};
+use cloud_azure::compute::{AzureConfig, AzureSite, LaunchSpec, Restore, Secret};
 use cloudsim::{Options, Sim};
 use model::{DiskName, OwnerId, Result, RunId, ServerName, SiteName, Token};
 use serde_json::Value;

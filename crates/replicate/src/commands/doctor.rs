@@ -144,6 +144,7 @@ async fn look_at_site(
         }
         #[cfg(feature = "aws")]
         SiteSettings::Aws(site) => (Some(format!("region {}", site.region)), None, Some(site.scratch.as_path())),
+        #[cfg(feature = "azure")]
         SiteSettings::Azure(site) => (Some(format!("group {} in {}", site.group, site.location)), None, None),
     };
     if let (Some(source), Some(place)) = (cloud.source(), servers_at) {

@@ -2,18 +2,43 @@
 
 use std::path::Path;
 
-use cloud::azure::{ARM, LOGIN, LaunchSpec, Secret};
+use cloud_azure::compute::{ARM, LOGIN, LaunchSpec, Restore, Secret};
 
 use super::document::{Document, below};
 use super::raw::{RawRestore, RawSite, SiteKind};
-use super::settings::AzureSettings;
 use super::site::{refuse_foreign_launch, restore};
 use super::value::SecretRef;
 
 /// The kind of storage if nothing else is said: the cheapest that a server can be run on.
 const STORAGE: &str = "StandardSSD_LRS";
 
-pub(super) fn azure(document: &mut Document, raw: RawSite, folder: &Path, at: &str) -> Option<AzureSettings> {
+/// A resource group in a region of Azure.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AzureSettings {
+    /// The subscription's id.
+    pub subscription: String,
+    /// The resource group.
+    pub group: String,
+    /// The region.
+    pub location: String,
+    /// The directory's id.
+    pub tenant: String,
+    /// The application's id.
+    pub client: String,
+    /// Where its secret is.
+    pub secret: Secret,
+    /// Address of the Resource Manager.
+    pub arm: String,
+    /// Address of Entra ID.
+    pub login: String,
+    /// Kind of storage of managed disks.
+    pub storage: String,
+    /// What restored servers get.
+    pub restore: Restore,
+}
+
+/// Checks one site.
+pub(super) fn site(document: &mut Document, raw: RawSite, folder: &Path, at: &str) -> Option<AzureSettings> {
     let secret = secret(document, raw.secret.as_deref(), folder, at);
     let mut needed = |key: &str, what: &str, value: Option<String>| {
         let value = value.filter(|value| !value.trim().is_empty());

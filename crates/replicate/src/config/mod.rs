@@ -3,6 +3,7 @@
 
 #[cfg(feature = "aws")]
 mod aws;
+#[cfg(feature = "azure")]
 mod azure;
 mod check;
 mod destination;
@@ -26,10 +27,12 @@ use serde_json::Value;
 
 #[cfg(feature = "aws")]
 pub use aws::AwsSettings;
+#[cfg(feature = "azure")]
+pub use azure::AzureSettings;
 pub use document::{FileMistakes, suggestion};
 pub use settings::{
-    Accelerator, AzureSettings, BucketUrl, Format, IdentityRef, LogForm, OpenStackSettings, Overview, QemuSettings,
-    RecipientRef, Settings, SiteSettings, VaultSettings,
+    Accelerator, BucketUrl, Format, IdentityRef, LogForm, OpenStackSettings, Overview, QemuSettings, RecipientRef,
+    Settings, SiteSettings, VaultSettings,
 };
 pub use value::{SecretRef, duration};
 

@@ -47,7 +47,8 @@ pub enum SiteSettings {
     #[cfg(feature = "aws")]
     Aws(Box<super::aws::AwsSettings>),
     /// A resource group in a region of Azure.
-    Azure(Box<AzureSettings>),
+    #[cfg(feature = "azure")]
+    Azure(Box<super::azure::AzureSettings>),
 }
 
 /// A host with QEMU guests.
@@ -78,31 +79,6 @@ pub struct OpenStackSettings {
     pub format: Format,
     /// What restored servers get.
     pub restore: Restore,
-}
-
-/// A resource group in a region of Azure.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AzureSettings {
-    /// The subscription's id.
-    pub subscription: String,
-    /// The resource group.
-    pub group: String,
-    /// The region.
-    pub location: String,
-    /// The directory's id.
-    pub tenant: String,
-    /// The application's id.
-    pub client: String,
-    /// Where its secret is.
-    pub secret: cloud::azure::Secret,
-    /// Address of the Resource Manager.
-    pub arm: String,
-    /// Address of Entra ID.
-    pub login: String,
-    /// Kind of storage of managed disks.
-    pub storage: String,
-    /// What restored servers get.
-    pub restore: cloud::azure::Restore,
 }
 
 /// Where a vault's bucket is.

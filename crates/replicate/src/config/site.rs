@@ -29,7 +29,13 @@ pub(super) fn site(document: &mut Document, raw: RawSite, folder: &Path, at: &st
             document.wrong_value(&below(at, "kind"), "this program was built without `aws`".to_owned());
             None
         }
-        SiteKind::Azure => super::azure::azure(document, raw, folder, at).map(Box::new).map(SiteSettings::Azure),
+        #[cfg(feature = "azure")]
+        SiteKind::Azure => super::azure::site(document, raw, folder, at).map(Box::new).map(SiteSettings::Azure),
+        #[cfg(not(feature = "azure"))]
+        SiteKind::Azure => {
+            document.wrong_value(&below(at, "kind"), "this program was built without `azure`".to_owned());
+            None
+        }
     }
 }
 

@@ -2,17 +2,20 @@
 
 use std::sync::Arc;
 
-use cloud::azure::{AzureConfig, AzureSite};
 use cloud::openstack::{OpenStackConfig, OpenStackSite};
 use cloud::qemu::{self, QemuConfig, QemuSite, TargetConfig};
 use cloud::{Cloud, RetryOptions, Retrying};
 #[cfg(feature = "aws")]
 use cloud_aws::ec2::{AwsConfig, AwsSite};
+#[cfg(feature = "azure")]
+use cloud_azure::compute::{AzureConfig, AzureSite};
 use model::{Clock, SiteName};
 
 #[cfg(feature = "aws")]
 use crate::config::AwsSettings;
-use crate::config::{Accelerator, AzureSettings, Format, OpenStackSettings, QemuSettings, SiteSettings};
+#[cfg(feature = "azure")]
+use crate::config::AzureSettings;
+use crate::config::{Accelerator, Format, OpenStackSettings, QemuSettings, SiteSettings};
 
 /// Opens a site, with retries around it. Touches nothing yet.
 pub fn open_site(name: &SiteName, settings: &SiteSettings, clock: &Arc<dyn Clock>) -> Arc<dyn Cloud> {
@@ -21,6 +24,7 @@ pub fn open_site(name: &SiteName, settings: &SiteSettings, clock: &Arc<dyn Clock
         SiteSettings::OpenStack(settings) => Arc::new(OpenStackSite::new(openstack_config(name, settings))),
         #[cfg(feature = "aws")]
         SiteSettings::Aws(settings) => Arc::new(AwsSite::new(aws_config(name, settings), Arc::clone(clock))),
+        #[cfg(feature = "azure")]
         SiteSettings::Azure(settings) => Arc::new(AzureSite::new(azure_config(name, settings))),
     };
     Arc::new(Retrying::new(inner, RetryOptions::default()))
@@ -58,6 +62,7 @@ fn aws_config(name: &SiteName, settings: &AwsSettings) -> AwsConfig {
     }
 }
 
+#[cfg(feature = "azure")]
 fn azure_config(name: &SiteName, settings: &AzureSettings) -> AzureConfig {
     let settings = settings.clone();
     AzureConfig {

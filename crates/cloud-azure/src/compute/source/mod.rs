@@ -17,7 +17,7 @@ use super::AzureSite;
 use super::arm::{Shown, What};
 use super::http::Client;
 use super::read::BlobDisk;
-use crate::{Capture, CaptureRequest, Outcome, Power, Server, Source};
+use cloud::{Capture, CaptureRequest, Outcome, Power, Server, Source};
 
 /// Looks at machines that are under way at once.
 const LOOKS: usize = 8;

@@ -1,9 +1,9 @@
 //! What a restored server gets at an Azure site.
 
-use crate::Spec;
+use cloud::Spec;
 
 /// How servers are launched at a site, and what single ones of them get instead.
-pub type Restore = crate::Restore<LaunchSpec>;
+pub type Restore = cloud::Restore<LaunchSpec>;
 
 /// What a server is launched with. An SSH key is not among it: a machine that is made of disks as they are takes none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

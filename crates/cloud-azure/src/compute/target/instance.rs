@@ -11,7 +11,7 @@ use super::super::http::Client;
 use super::super::restore::LaunchSpec;
 use super::super::{AzureSite, blob, error::transport, marks};
 use super::image::{self, generation};
-use crate::{Instance, LaunchOptions, Network, ProbeState};
+use cloud::{Instance, LaunchOptions, Network, ProbeState};
 
 /// The longest name of a machine that runs Linux; Windows takes 15 for its own name, which a copied disk has already.
 const NAME: usize = 64;
@@ -21,7 +21,7 @@ const CONSOLE: usize = 4 << 20;
 const NETWORK: &str = "2022-11-01";
 
 /// The id of an instance, by its machine and its tags. None: they are not of a token.
-pub(in crate::azure) fn id_of(machine: &str, tags: &Tags) -> Option<InstanceId> {
+pub(in crate::compute) fn id_of(machine: &str, tags: &Tags) -> Option<InstanceId> {
     InstanceId::new(format!("{machine}/{}", tags.get(marks::OF)?)).ok()
 }
 
@@ -223,7 +223,7 @@ pub(super) async fn console(client: &Client, instance: &InstanceId) -> Result<St
 }
 
 /// Deletes the machine, and then its disks, which cannot go before it.
-pub(in crate::azure) async fn destroy(client: &Client, instance: &InstanceId) -> Result<()> {
+pub(in crate::compute) async fn destroy(client: &Client, instance: &InstanceId) -> Result<()> {
     let (name, stem) = parts(instance);
     let found = client.find(What::Machine, name).await?;
     // the name may be another machine's by now

@@ -10,19 +10,18 @@ use async_trait::async_trait;
 use disk::{DiskRead, DiskWrite};
 use model::{DiskName, Error, ImageId, ImageOption, ImageOptions, InstanceId, Kind, RestorePoint, Result, Role, Token};
 
-pub use self::image::OPTIONS;
 pub(super) use self::image::{delete as delete_image, image_of};
 pub(super) use self::instance::{destroy, id_of};
 
 use super::arm::What;
 use super::read::BlobDisk;
 use super::{AzureSite, blob, marks};
-use crate::{Console, ImageDisk, Instance, LaunchOptions, ProbeState, Target, WriteStyle};
+use cloud::{Console, ImageDisk, Instance, LaunchOptions, ProbeState, Target, WriteStyle};
 
 #[async_trait]
 impl Target for AzureSite {
     fn image_options(&self) -> &'static [ImageOption] {
-        OPTIONS
+        cloud::AZURE_IMAGE_OPTIONS
     }
 
     fn write_style(&self) -> WriteStyle {

@@ -16,7 +16,7 @@ use model::{Error, InstanceId, Kind, Result, Role, Tags};
 use super::arm::What;
 use super::http::Client;
 use super::{marks, source, target};
-use crate::Resource;
+use cloud::Resource;
 
 fn resource(kind: &str, id: String, role: Role, tags: Tags) -> Resource {
     Resource { kind: kind.to_owned(), id, role, tags }

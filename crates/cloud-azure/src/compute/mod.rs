@@ -25,15 +25,14 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
+use cloud::{Cloud, Resource, Source, Target};
 use model::{Error, Kind, Result, SiteName};
 use secrecy::SecretString;
 
 pub use restore::{LaunchSpec, Restore};
-pub use target::OPTIONS as IMAGE_OPTIONS;
 
 use self::access::Accesses;
 use self::http::Client;
-use crate::{Cloud, Resource, Source, Target};
 
 /// Where Azure's Resource Manager is.
 pub const ARM: &str = "https://management.azure.com";

@@ -18,7 +18,7 @@ use super::super::arm::{Shown, What};
 use super::super::http::Client;
 use super::super::{AzureSite, marks};
 use super::machine::{self, Disk};
-use crate::{Capture, CaptureRequest, CapturedDisk, Power};
+use cloud::{Capture, CaptureRequest, CapturedDisk, Power};
 
 /// The parts that a snapshot of the source can be.
 const CAPTURE: &str = "capture";
@@ -55,7 +55,7 @@ pub(super) fn snapshot(stem: &str, disk: &model::DiskName) -> String {
 }
 
 /// What a snapshot of the source is part of, and whether that is a base.
-pub(in crate::azure) fn part_of(it: &Shown) -> Option<(&str, bool)> {
+pub(in crate::compute) fn part_of(it: &Shown) -> Option<(&str, bool)> {
     let base = match it.tags.get(marks::PART)?.as_str() {
         CAPTURE => false,
         BASE => true,
@@ -71,7 +71,7 @@ async fn held(client: &Client, stem: &str) -> Result<Vec<Shown>> {
     Ok(all)
 }
 
-/// Captures; see [`crate::Source::capture`].
+/// Captures; see [`cloud::Source::capture`].
 pub(super) async fn capture(site: &AzureSite, request: &CaptureRequest) -> Result<Capture> {
     let (client, stem) = (site.client()?, stem_of(&request.token));
     let operation = || format!("cannot capture server {}", request.server);
@@ -237,7 +237,7 @@ pub(super) async fn commit(client: &Client, capture: &Capture) -> Result<()> {
 }
 
 /// Deletes a capture or base. Absent is success.
-pub(in crate::azure) async fn remove(client: &Client, stem: &str) -> Result<()> {
+pub(in crate::compute) async fn remove(client: &Client, stem: &str) -> Result<()> {
     for part in held(client, stem).await? {
         client.delete(What::Snapshot, &part.name).await?;
     }

@@ -8,13 +8,10 @@ use super::super::arm::{Shown, What};
 use super::super::http::Client;
 use super::super::{AzureSite, marks};
 use super::write::WRITTEN;
-use crate::ImageDisk;
-
-/// What can be asked of an image here. Names are Azure's ids, which nobody changes; its locks belong to another provider.
-pub const OPTIONS: &[model::ImageOption] = &[model::ImageOption::Tags];
+use cloud::ImageDisk;
 
 /// The snapshot of an image's disk, by its place in boot order.
-pub(in crate::azure) fn snapshot(image: &str, place: usize) -> String {
+pub(in crate::compute) fn snapshot(image: &str, place: usize) -> String {
     match place {
         0 => image.to_owned(),
         place => format!("{image}-{place}"),
@@ -22,7 +19,7 @@ pub(in crate::azure) fn snapshot(image: &str, place: usize) -> String {
 }
 
 /// The image that a snapshot of another disk than the boot disk belongs to.
-pub(in crate::azure) fn image_of(snapshot: &str) -> Option<&str> {
+pub(in crate::compute) fn image_of(snapshot: &str) -> Option<&str> {
     let (image, place) = snapshot.rsplit_once('-')?;
     (image.ends_with("-i") && place.parse::<usize>().is_ok_and(|place| place > 0)).then_some(image)
 }
@@ -32,7 +29,7 @@ fn name(token: &Token) -> String {
 }
 
 /// Azure's word for what a machine boots with.
-pub(in crate::azure) fn generation(firmware: &Firmware) -> &'static str {
+pub(in crate::compute) fn generation(firmware: &Firmware) -> &'static str {
     match firmware {
         Firmware::Bios => "V1",
         Firmware::Uefi { .. } => "V2",
@@ -40,7 +37,7 @@ pub(in crate::azure) fn generation(firmware: &Firmware) -> &'static str {
 }
 
 /// The boot disk's snapshot of an image, and the point that it carries.
-pub(in crate::azure) async fn show(client: &Client, image: &ImageId) -> Result<(Shown, RestorePoint)> {
+pub(in crate::compute) async fn show(client: &Client, image: &ImageId) -> Result<(Shown, RestorePoint)> {
     let absent = |why: &str| {
         Error::new(Kind::NotFound, format!("cannot find image {image}")).because(format!("snapshot {image} {why}"))
     };
@@ -71,7 +68,7 @@ pub(super) async fn register(
     let (client, name) = (site.client()?, name(token));
     let operation = || format!("cannot register point {}", point.id);
     let wrong = |why: String| Error::new(Kind::Invalid, operation()).because(why);
-    options.within(OPTIONS, "azure")?;
+    options.within(cloud::AZURE_IMAGE_OPTIONS, "azure")?;
     marks::fits(&options.tags)?;
     if disks.is_empty() || disks.len() != point.disks.len() {
         return Err(wrong(format!("it has {} disks, and {} were written", point.disks.len(), disks.len())));
@@ -135,7 +132,7 @@ async fn freeze(site: &AzureSite, disk: &ImageDisk, name: &str, point: &RestoreP
 }
 
 /// Deletes an image: the boot disk's snapshot first, without which the others are leftovers.
-pub(in crate::azure) async fn delete(client: &Client, image: &str) -> Result<()> {
+pub(in crate::compute) async fn delete(client: &Client, image: &str) -> Result<()> {
     client.delete(What::Snapshot, image).await?;
     for other in client.list(What::Snapshot).await? {
         if image_of(&other.name) == Some(image) && marks::ours(&other.tags).is_some() {
