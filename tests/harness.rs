@@ -1,5 +1,6 @@
 //! What the workspace tests share: fixtures, a command runner, fault helpers.
 
+pub mod azurite;
 pub mod guest;
 pub mod seaweed;
 pub mod sim;

@@ -17,7 +17,6 @@ use bytes::Bytes;
 use cloud_aws::s3::{S3Bucket, S3Credentials, S3Settings};
 use model::{Kind, Patience};
 use tests::seaweed::{ACCESS, SECRET, Seaweed};
-use vault::VerifyScope;
 use vault::bucket::conformance::{Effort, run};
 use vault::bucket::{Bucket, Put, RetryBucket};
 
@@ -65,8 +64,8 @@ async fn a_real_s3_server() {
     prefixes_are_apart(&server).await;
     refusals_are_classified(&server).await;
     abandoned_uploads_are_aborted(&server).await;
-    a_vault_lives_on_it(&server).await;
-    writers_and_a_collector_race_on_it(&server).await;
+    common::store::a_vault_lives_on(retried(&server, "house/").await).await;
+    common::store::writers_and_a_collector_race_on(async || retried(&server, "race/").await).await;
 }
 
 async fn conforms(server: &Seaweed) {
@@ -130,68 +129,6 @@ async fn abandoned_uploads_are_aborted(server: &Seaweed) {
 async fn retried(server: &Seaweed, prefix: &str) -> Arc<dyn Bucket> {
     let bucket = S3Bucket::open(admin(server, "vaults", prefix)).await.unwrap();
     Arc::new(RetryBucket::new(Arc::new(bucket), Patience::default()))
-}
-
-/// Points of several packs, large ones in parts; an increment, damage, what is forgotten, what is collected.
-async fn a_vault_lives_on_it(server: &Seaweed) {
-    let bucket = retried(server, "house/").await;
-    let vault = common::create(bucket.clone()).await;
-    let one = common::noise(1, 40 << 20);
-    let mut two = one.clone();
-    two[1 << 20..2 << 20].copy_from_slice(&common::noise(2, 1 << 20));
-    common::write(&vault, "p1", None, &one, None).await.unwrap();
-    let first: u64 = bucket.list("packs/").await.unwrap().iter().map(|pack| pack.size).sum();
-    common::write(&vault, "p2", Some("p1"), &two, Some(&one)).await.unwrap();
-    let packs = bucket.list("packs/").await.unwrap();
-    let second = packs.iter().map(|pack| pack.size).sum::<u64>() - first;
-    assert!(first > 38 << 20 && second < 2 << 20, "{first} bytes, then {second}");
-    assert!(packs.iter().any(|pack| pack.size > 16 << 20), "none went up in parts: {packs:?}");
-    let vault = common::open(retried(server, "house/").await).await;
-    assert!(common::read(&vault, "p1").await.unwrap() == one && common::read(&vault, "p2").await.unwrap() == two);
-    assert!(vault.verify(&VerifyScope::All, &disk::Silent).await.unwrap().is_clean());
-    vault.forget(&common::id("p1")).await.unwrap();
-    let freed = vault.collect(Duration::ZERO, false).await.unwrap();
-    assert!(common::read(&vault, "p2").await.unwrap() == two, "{freed:?}");
-    vault.forget(&common::id("p2")).await.unwrap();
-    let freed = vault.collect(Duration::ZERO, false).await.unwrap();
-    assert!(freed.deleted > 0);
-    let left = bucket.list("").await.unwrap();
-    assert!(left.iter().all(|o| o.key == "vault.json" || o.key.starts_with("keys/")), "{left:?}");
-}
-
-/// Two writers that share half of their bytes, each with a connection of its own, while a collector condemns what no manifest names yet.
-async fn writers_and_a_collector_race_on_it(server: &Seaweed) {
-    common::create(retried(server, "race/").await).await;
-    let writer = async |number: u64| {
-        let mut kept = Vec::new();
-        for round in 0..3 {
-            let mut data = common::noise(round, 1 << 20);
-            data.extend(common::noise(100 + number * 10 + round, 1 << 20));
-            let vault = common::open(retried(server, "race/").await).await;
-            let name = format!("w{number}-{round}");
-            let mut tries = 0;
-            while let Err(error) = common::write(&vault, &name, None, &data, None).await {
-                assert!(error.kind().is_retryable() || error.kind() == Kind::NotFound, "{}", error.chain());
-                tries += 1;
-                assert!(tries < 20, "{}", error.chain());
-            }
-            kept.push((name, data));
-        }
-        kept
-    };
-    let collector = async {
-        for _ in 0..6 {
-            let vault = common::open(retried(server, "race/").await).await;
-            vault.collect(Duration::ZERO, false).await.unwrap();
-        }
-    };
-    let (one, two, ()) = tokio::join!(writer(0), writer(1), collector);
-    let vault = common::open(retried(server, "race/").await).await;
-    vault.collect(Duration::ZERO, false).await.unwrap();
-    for (name, data) in one.into_iter().chain(two) {
-        assert!(common::read(&vault, &name).await.unwrap() == data, "{name}");
-    }
-    assert!(vault.verify(&VerifyScope::All, &disk::Silent).await.unwrap().is_clean());
 }
 
 /// A server that gives every request the same answer.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use cloud::conformance::{Finding, Probe, Verdict};
 use cloud::{Cloud, RetryOptions, Retrying};
-use cloud_azure::compute::{AzureConfig, AzureSite, LaunchSpec, Restore, Secret};
+use cloud_azure::compute::{AzureConfig, AzureSite, LaunchSpec, Restore};
+use cloud_azure::identity::{Identity, Login, Secret};
 use cloudsim::{Options, Sim};
 use model::{DiskName, OwnerId, Result, RunId, ServerName, SiteName, Token};
 use serde_json::Value;
@@ -44,10 +45,17 @@ impl Lab {
         self.azure[key].as_str().unwrap().to_owned()
     }
 
+    /// The file with the application's secret.
+    pub fn secret(&self) -> PathBuf {
+        self.folder.path().join("secret")
+    }
+
     /// The group `prod` in westeurope.
     pub fn config(&self) -> AzureConfig {
-        let secret = self.folder.path().join("secret");
+        let secret = self.secret();
         std::fs::write(&secret, format!("# of the application\n{}\n", self.text("secret"))).unwrap();
+        let (tenant, client) = (self.text("tenant"), self.text("client"));
+        let identity = Identity::Secret { tenant, client, secret: Secret::File(secret) };
         let network = "/subscriptions/s/resourceGroups/net/providers/Microsoft.Network/virtualNetworks/n/subnets";
         let usual = LaunchSpec {
             size: Some("Standard_B1s".to_owned()),
@@ -60,11 +68,8 @@ impl Lab {
             subscription: self.text("subscription"),
             group: "prod".to_owned(),
             location: "westeurope".to_owned(),
-            tenant: self.text("tenant"),
-            client: self.text("client"),
-            secret: Secret::File(secret),
+            login: Login::new(identity, self.text("login")),
             arm: self.text("arm"),
-            login: self.text("login"),
             storage: "StandardSSD_LRS".to_owned(),
             restore: Restore { usual, ..Restore::default() },
         }

@@ -53,8 +53,7 @@ async fn operations_take_time_and_lists_begin_empty() {
 async fn a_wrong_secret_is_told_and_never_shown() {
     let lab = lab(false, true).await;
     let config = lab.config();
-    let cloud_azure::compute::Secret::File(file) = &config.secret else { panic!("a file") };
-    std::fs::write(file, "hunter2\n").unwrap();
+    std::fs::write(lab.secret(), "hunter2\n").unwrap();
     let site = cloud_azure::compute::AzureSite::new(config);
     let error = cloud::Cloud::owned(&site).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Denied);

@@ -12,7 +12,7 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{Builder, Region, RequestChecksumCalculation, ResponseChecksumValidation};
 use model::{Error, Kind, Result};
 use secrecy::{ExposeSecret, SecretString};
-use vault::bucket::{Bucket, BucketUrl};
+use vault::bucket::Bucket;
 
 use super::S3Bucket;
 
@@ -53,17 +53,6 @@ pub struct S3Settings {
     pub path_style: bool,
     /// Where the keys come from.
     pub credentials: S3Credentials,
-}
-
-impl S3Settings {
-    /// The settings of an address, all else as in the environment. [`Kind::Invalid`] unless it is an S3 address.
-    pub fn of(url: &BucketUrl) -> Result<Self> {
-        let BucketUrl::S3 { bucket, prefix } = url else {
-            return Err(Error::new(Kind::Invalid, format!("cannot reach {url} by S3")));
-        };
-        let (bucket, prefix) = (bucket.clone(), prefix.clone());
-        Ok(Self { bucket, prefix, region: None, endpoint: None, path_style: false, credentials: S3Credentials::Chain })
-    }
 }
 
 impl S3Bucket {

@@ -1,6 +1,5 @@
-//! Calls to the Resource Manager: the bearer token, one request, and the one poller of long-running operations.
-//!
-//! A token is renewed before it ends, and at once when it is refused. However many calls wait for it, one of them asks.
+//! Calls to the Resource Manager: one request, and the one poller of long-running operations. A token that is refused is
+//! renewed once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,19 +7,12 @@ use std::time::Duration;
 use model::{Error, Kind, Result};
 use reqwest::header::{HeaderMap, HeaderValue};
 use reqwest::{Method, StatusCode, Url, redirect};
-use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
 use serde_json::Value;
-use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 
 use super::AzureConfig;
 use super::error::{Refusal, failed, retry_after, transport};
 
-/// A token is not used in its last minutes.
-const MARGIN: Duration = Duration::from_secs(300);
-/// How long a refused login is believed: a wrong secret must not be tried by every call.
-const REFUSED: Duration = Duration::from_secs(10);
 const CONNECT: Duration = Duration::from_secs(20);
 /// The longest that one answer may take.
 const ANSWER: Duration = Duration::from_secs(120);
@@ -39,13 +31,6 @@ const LARGEST: usize = 32 << 20;
 pub(super) struct Client {
     pub config: Arc<AzureConfig>,
     pub http: reqwest::Client,
-    token: Arc<Mutex<Held>>,
-}
-
-#[derive(Default)]
-struct Held {
-    token: Option<(SecretString, Instant)>,
-    refusal: Option<(Error, Instant)>,
 }
 
 /// What came back.
@@ -54,12 +39,6 @@ pub(super) struct Answer {
     pub headers: HeaderMap,
     /// Null where there was no body.
     pub body: Value,
-}
-
-#[derive(Deserialize)]
-struct TokenAnswer {
-    access_token: String,
-    expires_in: u64,
 }
 
 impl Client {
@@ -76,64 +55,7 @@ impl Client {
             Error::new(Kind::Invalid, format!("cannot set up the connection to Azure of site {}", config.site))
                 .because(error)
         })?;
-        Ok(Self { config, http, token: Arc::default() })
-    }
-
-    async fn token(&self) -> Result<SecretString> {
-        let mut held = self.token.lock().await;
-        if let Some((token, until)) = &held.token
-            && *until > Instant::now()
-        {
-            return Ok(token.clone());
-        }
-        if let Some((error, until)) = &held.refusal
-            && *until > Instant::now()
-        {
-            return Err(again(error));
-        }
-        match self.log_in().await {
-            Ok((token, until)) => {
-                *held = Held { token: Some((token.clone(), until)), refusal: None };
-                Ok(token)
-            }
-            Err(error) => {
-                *held = Held { token: None, refusal: Some((again(&error), Instant::now() + REFUSED)) };
-                Err(error)
-            }
-        }
-    }
-
-    /// Asks Entra ID. The secret is read each time, so that one that was changed is used without a restart.
-    async fn log_in(&self) -> Result<(SecretString, Instant)> {
-        let config = &self.config;
-        let operation = format!("cannot log in to Azure as application {}", config.client);
-        let secret = config.secret.read().await.map_err(|error| error.within(operation.clone()))?;
-        let scope = format!("{}/.default", config.arm.trim_end_matches('/'));
-        let fields = [
-            ("grant_type", "client_credentials"),
-            ("client_id", config.client.as_str()),
-            ("client_secret", secret.expose_secret()),
-            ("scope", scope.as_str()),
-        ];
-        let wrong = |why: String| Error::new(Kind::Invalid, operation.clone()).because(why);
-        let url = format!("{}/{}/oauth2/v2.0/token", config.login.trim_end_matches('/'), config.tenant);
-        let mut form = Url::parse(&url).map_err(|error| wrong(error.to_string()))?;
-        form.query_pairs_mut().extend_pairs(fields);
-        let request = self.http.post(url).timeout(ANSWER);
-        let request = request.header("content-type", "application/x-www-form-urlencoded");
-        let answer = request.body(form.query().unwrap_or_default().to_owned()).send().await;
-        let answer = answer.map_err(|error| transport(&operation, error))?;
-        let (status, headers) = (answer.status(), answer.headers().clone());
-        let body = answer.bytes().await.map_err(|error| transport(&operation, error))?;
-        if !status.is_success() {
-            return Err(Refusal { status, headers: &headers, body: &body }.error(&operation));
-        }
-        // the parser's words could repeat the token
-        let token: TokenAnswer =
-            serde_json::from_slice(&body).map_err(|_| wrong("the answer of Entra ID is not understood".to_owned()))?;
-        let life = Duration::from_secs(token.expires_in);
-        tracing::debug!(site = %config.site, life = ?life, "logged in");
-        Ok((token.access_token.into(), Instant::now() + life.saturating_sub(MARGIN.min(life / 2))))
+        Ok(Self { config, http })
     }
 
     /// An address of the Resource Manager.
@@ -152,9 +74,10 @@ impl Client {
     ) -> Result<Answer> {
         self.own(operation, url)?;
         let mut renewed = false;
+        let scope = format!("{}/.default", self.config.arm.trim_end_matches('/'));
         loop {
-            let token = self.token().await.map_err(|error| error.within(operation.to_owned()))?;
-            let bearer = HeaderValue::from_str(&format!("Bearer {}", token.expose_secret()));
+            let token = self.config.login.token(&scope).await.map_err(|error| error.within(operation.to_owned()))?;
+            let bearer = HeaderValue::from_str(&format!("Bearer {}", token.token.secret()));
             let mut bearer =
                 bearer.map_err(|_| Error::new(Kind::Invalid, operation).because("the token is no text"))?;
             bearer.set_sensitive(true);
@@ -172,7 +95,7 @@ impl Client {
             tracing::debug!(%method, status = status.as_u16(), operation, "called the Resource Manager");
             if status == StatusCode::UNAUTHORIZED && !renewed {
                 renewed = true;
-                self.forget(&token).await;
+                self.config.login.forget().await;
                 continue;
             }
             let bytes = read(operation, answer).await?;
@@ -186,14 +109,6 @@ impl Client {
                 })?,
             };
             return Ok(Answer { status, headers, body });
-        }
-    }
-
-    async fn forget(&self, refused: &SecretString) {
-        let mut held = self.token.lock().await;
-        // unless another call has seen to it already
-        if held.token.as_ref().is_some_and(|(token, _)| token.expose_secret() == refused.expose_secret()) {
-            held.token = None;
         }
     }
 
@@ -272,11 +187,6 @@ impl Client {
             Err(error) => Err(error),
         }
     }
-}
-
-/// The same refusal, for one more call.
-fn again(error: &Error) -> Error {
-    error.advice().into_iter().fold(Error::new(error.kind(), error.chain()), Error::hint)
 }
 
 /// When the poller looks next.

@@ -21,23 +21,20 @@ mod source;
 mod target;
 mod vhd;
 
-use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use cloud::{Cloud, Resource, Source, Target};
-use model::{Error, Kind, Result, SiteName};
-use secrecy::SecretString;
+use model::{Result, SiteName};
 
 pub use restore::{LaunchSpec, Restore};
 
 use self::access::Accesses;
 use self::http::Client;
+use crate::identity::Login;
 
 /// Where Azure's Resource Manager is.
 pub const ARM: &str = "https://management.azure.com";
-/// Where Entra ID is.
-pub const LOGIN: &str = "https://login.microsoftonline.com";
 
 /// How a site of kind `azure` is set up.
 #[derive(Debug, Clone)]
@@ -50,49 +47,14 @@ pub struct AzureConfig {
     pub group: String,
     /// The region: `westeurope`. Things of the group in other regions are passed over.
     pub location: String,
-    /// The tenant's id.
-    pub tenant: String,
-    /// The application's id.
-    pub client: String,
-    /// The application's secret.
-    pub secret: Secret,
+    /// Who signs in.
+    pub login: Login,
     /// Address of the Resource Manager: [`ARM`], another cloud's, or a simulator's.
     pub arm: String,
-    /// Address of Entra ID: [`LOGIN`] or another.
-    pub login: String,
     /// The kind of storage of managed disks: `StandardSSD_LRS`.
     pub storage: String,
     /// What restored servers get.
     pub restore: Restore,
-}
-
-/// Where a secret is; it is read at each login.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Secret {
-    /// An environment variable.
-    Env(String),
-    /// The first line of a file.
-    File(PathBuf),
-}
-
-impl Secret {
-    async fn read(&self) -> Result<SecretString> {
-        match self {
-            Secret::Env(name) => std::env::var(name).map(Into::into).map_err(|_| {
-                Error::new(Kind::Denied, "cannot read the application's secret")
-                    .because(format!("the environment variable {name} is not set"))
-                    .hint(format!("set {name}"))
-            }),
-            Secret::File(path) => {
-                let what = || format!("cannot read the application's secret from {}", path.display());
-                let text = tokio::fs::read_to_string(path).await.map_err(|error| Error::io(what(), error))?;
-                // a comment may stand before it, as in other files of secrets here
-                let line = text.lines().find(|line| !line.starts_with('#') && !line.trim().is_empty());
-                let line = line.ok_or_else(|| Error::new(Kind::Denied, what()).because("the file is empty"))?;
-                Ok(line.trim_end_matches('\r').to_owned().into())
-            }
-        }
-    }
 }
 
 /// A resource group in a region of Azure.

@@ -248,7 +248,7 @@ async fn look_at_vault(
         finding.hint = Some(hint);
     }
     if full {
-        let bucket = match wiring::open_bucket(wanted, false).await {
+        let bucket = match wiring::open_bucket(wanted, clock, false).await {
             Ok(bucket) => bucket,
             Err(error) => {
                 findings.note(&subject, "the bucket opens", Err(error));

@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use cloud_azure::compute::{ARM, LOGIN, LaunchSpec, Restore, Secret};
+use cloud_azure::compute::{ARM, LaunchSpec, Restore};
 
+use super::azure_login::{AzureLogin, Who, endpoint, login};
 use super::document::{Document, below};
 use super::raw::{RawRestore, RawSite, SiteKind};
 use super::site::{refuse_foreign_launch, restore};
-use super::value::SecretRef;
 
 /// The kind of storage if nothing else is said: the cheapest that a server can be run on.
 const STORAGE: &str = "StandardSSD_LRS";
@@ -21,16 +21,10 @@ pub struct AzureSettings {
     pub group: String,
     /// The region.
     pub location: String,
-    /// The directory's id.
-    pub tenant: String,
-    /// The application's id.
-    pub client: String,
-    /// Where its secret is.
-    pub secret: Secret,
+    /// Who signs in.
+    pub login: AzureLogin,
     /// Address of the Resource Manager.
     pub arm: String,
-    /// Address of Entra ID.
-    pub login: String,
     /// Kind of storage of managed disks.
     pub storage: String,
     /// What restored servers get.
@@ -39,7 +33,6 @@ pub struct AzureSettings {
 
 /// Checks one site.
 pub(super) fn site(document: &mut Document, raw: RawSite, folder: &Path, at: &str) -> Option<AzureSettings> {
-    let secret = secret(document, raw.secret.as_deref(), folder, at);
     let mut needed = |key: &str, what: &str, value: Option<String>| {
         let value = value.filter(|value| !value.trim().is_empty());
         if value.is_none() {
@@ -50,56 +43,25 @@ pub(super) fn site(document: &mut Document, raw: RawSite, folder: &Path, at: &st
     let subscription = needed("subscription", "the subscription's id", raw.subscription);
     let group = needed("resource-group", "which is worked in", raw.resource_group);
     let location = needed("location", "the region: `westeurope`", raw.location);
-    let tenant = needed("tenant", "the directory's id", raw.tenant);
-    let client = needed("client", "the application's id", raw.client);
-    let arm = endpoint(document, raw.arm_endpoint, ARM, at, "arm-endpoint");
-    let login = endpoint(document, raw.login_endpoint, LOGIN, at, "login-endpoint");
+    let arm = endpoint(document, raw.arm_endpoint.as_deref(), ARM, at, "arm-endpoint");
+    let who = Who {
+        identity: raw.identity,
+        tenant: raw.tenant.as_deref(),
+        client: raw.client.as_deref(),
+        secret: raw.secret.as_deref(),
+        endpoint: raw.login_endpoint.as_deref(),
+    };
+    let login = login(document, &who, folder, "a site of kind `azure`", at);
     let restore = restore(document, raw.restore, at, launch);
     Some(AzureSettings {
         subscription: subscription?,
         group: group?,
         location: location?,
-        tenant: tenant?,
-        client: client?,
-        secret: secret?,
+        login: login?,
         arm,
-        login,
         storage: raw.storage.unwrap_or_else(|| STORAGE.to_owned()),
         restore,
     })
-}
-
-fn secret(document: &mut Document, text: Option<&str>, folder: &Path, at: &str) -> Option<Secret> {
-    let Some(text) = text else {
-        let others = "certificates, managed identities and the login of Azure's command line are not supported";
-        let needs = "a site of kind `azure` needs `secret`, where the application's secret is: `env:NAME` or";
-        document.wrong_key(at, format!("{needs} `file:/path` — {others}"));
-        return None;
-    };
-    match SecretRef::parse(text, folder) {
-        Ok(SecretRef::Env(name)) => Some(Secret::Env(name)),
-        Ok(SecretRef::File(path)) => Some(Secret::File(path)),
-        Err(why) => {
-            document.wrong_value(&below(at, "secret"), why);
-            None
-        }
-    }
-}
-
-/// An address that secrets are sent to: plain HTTP goes to this host alone.
-fn endpoint(document: &mut Document, text: Option<String>, usual: &str, at: &str, key: &str) -> String {
-    let Some(text) = text else { return usual.to_owned() };
-    let host = |rest: &str| rest.split(['/', ':']).next().unwrap_or_default().to_owned();
-    let fine = match text.split_once("://") {
-        Some(("https", rest)) => !host(rest).is_empty(),
-        Some(("http", rest)) => ["127.0.0.1", "localhost"].contains(&host(rest).as_str()),
-        _ => false,
-    };
-    if !fine {
-        let why = format!("`{text}` is no address that a secret may go to — write `https://...`");
-        document.wrong_value(&below(at, key), why);
-    }
-    text
 }
 
 fn launch(document: &mut Document, raw: RawRestore, at: &str) -> LaunchSpec {

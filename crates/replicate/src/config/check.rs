@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use model::{PriceList, Prices, SiteName, VaultName};
 
+use super::bucket::bucket;
 use super::document::{Document, below};
-use super::raw::{RawDaemon, RawIdentity, RawPrices, RawRecipient, RawS3, RawSettings, RawVault};
-use super::settings::{
-    BucketUrl, DaemonSettings, IdentityRef, LogForm, RecipientRef, S3Settings, Settings, VaultSettings,
-};
+use super::raw::{RawDaemon, RawIdentity, RawPrices, RawRecipient, RawSettings, RawVault};
+use super::settings::{DaemonSettings, IdentityRef, LogForm, RecipientRef, Settings, VaultSettings};
 use super::site;
 use super::value::{SecretRef, duration};
 
@@ -98,7 +97,7 @@ fn name_of<T>(document: &mut Document, name: model::Result<T>, at: &str) -> Opti
 }
 
 fn vault(document: &mut Document, raw: RawVault, folder: &Path, at: &str) -> Option<VaultSettings> {
-    let url = raw.url.as_deref().and_then(|url| bucket(document, url, folder, &below(at, "url")));
+    let url = bucket(document, raw.url.as_deref(), (raw.s3, raw.azblob), folder, at);
     let list_at = below(at, "recipients");
     if raw.recipients.as_ref().is_some_and(Vec::is_empty) {
         document.wrong_value(&list_at, "without a recipient nobody could open the vault — name at least one");
@@ -125,54 +124,13 @@ fn vault(document: &mut Document, raw: RawVault, folder: &Path, at: &str) -> Opt
         let hint = "add `identities = [{ age-file = \"/etc/replicate/key.txt\" }]`";
         document.wrong_key(&list_at, format!("nothing opens this vault on this host — {hint} or a passphrase"));
     }
-    let has_s3 = raw.s3.is_some();
-    let s3 = s3(document, raw.s3.unwrap_or_default(), folder, &below(at, "s3"));
-    if has_s3 && matches!(url, Some(BucketUrl::Dir(_))) {
-        document.wrong_key(&below(at, "s3"), "`s3` is for vaults whose url begins with `s3://`");
-    }
     Some(VaultSettings {
         url: url?,
         recipients,
         identities,
-        s3,
         compression: raw.compression.unwrap_or(3),
         threads: raw.threads.unwrap_or(0) as usize,
     })
-}
-
-fn bucket(document: &mut Document, url: &str, folder: &Path, at: &str) -> Option<BucketUrl> {
-    let forms = "write `dir:/srv/vault` or `s3://bucket/prefix`";
-    if let Some(path) = url.strip_prefix("dir:") {
-        if path.is_empty() {
-            document.wrong_value(at, format!("`{url}` names no folder — {forms}"));
-            return None;
-        }
-        return Some(BucketUrl::Dir(folder.join(path)));
-    }
-    if let Some(rest) = url.strip_prefix("s3://") {
-        if rest.contains('@') {
-            document
-                .wrong_value(at, "credentials must not stand in the url — use `s3 = { access-key = \"env:NAME\" }`");
-            return None;
-        }
-        let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-        if bucket.is_empty() {
-            document.wrong_value(at, format!("`{url}` names no bucket — {forms}"));
-            return None;
-        }
-        return Some(BucketUrl::S3 { bucket: bucket.to_owned(), prefix: prefix.trim_matches('/').to_owned() });
-    }
-    let scheme = url.split(':').next().unwrap_or_default();
-    let reason = match scheme {
-        "gs" | "azblob" | "oss" => format!("vaults on `{scheme}://` are not built into this program"),
-        _ if url.starts_with('/') => {
-            document.wrong_value(at, format!("`{url}` has no scheme — did you mean `dir:{url}`?"));
-            return None;
-        }
-        _ => "this is not the address of a vault".to_owned(),
-    };
-    document.wrong_value(at, format!("{reason} — {forms}"));
-    None
 }
 
 fn recipient(document: &mut Document, raw: RawRecipient, folder: &Path, at: &str) -> Option<RecipientRef> {
@@ -238,39 +196,6 @@ fn secret(
         (None, env) => (SecretRef::env(&env.unwrap_or_default()), format!("{what}-env")),
     };
     found.map_err(|wrong| document.wrong_value(&below(at, &key), wrong)).ok()
-}
-
-fn s3(document: &mut Document, raw: RawS3, folder: &Path, at: &str) -> S3Settings {
-    let mut refer = |key: &str, text: Option<&str>| -> Option<SecretRef> {
-        SecretRef::parse(text?, folder).map_err(|wrong| document.wrong_value(&below(at, key), wrong)).ok()
-    };
-    let access = refer("access-key", raw.access_key.as_deref());
-    let secret = refer("secret-key", raw.secret_key.as_deref());
-    let token = refer("session-token", raw.session_token.as_deref());
-    if raw.access_key.is_some() != raw.secret_key.is_some() {
-        document.wrong_key(at, "`access-key` and `secret-key` belong together — give both or neither");
-    }
-    if raw.session_token.is_some() && raw.secret_key.is_none() {
-        document.wrong_key(&below(at, "session-token"), "`session-token` needs `access-key` and `secret-key`");
-    }
-    if raw.profile.is_some() && raw.secret_key.is_some() {
-        document.wrong_key(&below(at, "profile"), "`profile` and `secret-key` exclude each other");
-    }
-    if let Some(endpoint) = &raw.endpoint
-        && !(endpoint.starts_with("http://") || endpoint.starts_with("https://"))
-    {
-        document.wrong_value(
-            &below(at, "endpoint"),
-            "an endpoint begins with `https://` (or `http://` on a closed network)",
-        );
-    }
-    S3Settings {
-        endpoint: raw.endpoint,
-        region: raw.region,
-        path_style: raw.path_style.unwrap_or(false),
-        profile: raw.profile,
-        keys: access.zip(secret).map(|(access, secret)| (access, secret, token)),
-    }
 }
 
 fn daemon(document: &mut Document, raw: RawDaemon, folder: &Path, ledger: &Path) -> DaemonSettings {

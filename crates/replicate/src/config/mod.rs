@@ -5,6 +5,9 @@
 mod aws;
 #[cfg(feature = "azure")]
 mod azure;
+#[cfg(feature = "azure")]
+mod azure_login;
+mod bucket;
 mod check;
 mod destination;
 mod document;
@@ -32,8 +35,10 @@ pub use azure::AzureSettings;
 pub use document::{FileMistakes, suggestion};
 pub use settings::{
     Accelerator, BucketUrl, Format, IdentityRef, LogForm, OpenStackSettings, Overview, QemuSettings, RecipientRef,
-    Settings, SiteSettings, VaultSettings,
+    S3Settings, Settings, SiteSettings, VaultSettings,
 };
+#[cfg(feature = "azure")]
+pub use settings::{AzblobAccess, AzblobSettings};
 pub use value::{SecretRef, duration};
 
 use document::Document;

@@ -127,9 +127,11 @@ pub struct RawSite {
     pub resource_group: Option<String>,
     /// `azure`: the region (`westeurope`). Things of the group in other regions are passed over.
     pub location: Option<String>,
+    /// `azure`: who signs in. Default: the application of `tenant`, `client` and `secret`.
+    pub identity: Option<AzureIdentity>,
     /// `azure`: the directory's id.
     pub tenant: Option<String>,
-    /// `azure`: the id of the application that is signed in as.
+    /// `azure`: the id of the application that is signed in as; of `managed`, the user-assigned identity's client id.
     pub client: Option<String>,
     /// `azure`: where the application's secret is: `env:NAME` or `file:/path`.
     pub secret: Option<String>,
@@ -228,7 +230,7 @@ pub struct RawPrices {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct RawVault {
-    /// Where: `dir:/srv/vault` or `s3://bucket/prefix`.
+    /// Where: `dir:/srv/vault`, `s3://bucket/prefix` or `azblob://container/prefix`.
     #[schemars(required)]
     pub url: Option<String>,
     /// Who can open the vault: its master key is wrapped for each of them when the vault is created.
@@ -238,6 +240,8 @@ pub struct RawVault {
     pub identities: Option<Vec<RawIdentity>>,
     /// Settings of `s3://` vaults.
     pub s3: Option<RawS3>,
+    /// Settings of `azblob://` vaults.
+    pub azblob: Option<RawAzblob>,
     /// Level of zstd, 1 to 19. Default: 3.
     #[schemars(range(min = 1, max = 19))]
     pub compression: Option<i32>,
@@ -290,6 +294,57 @@ pub struct RawS3 {
     pub secret_key: Option<String>,
     /// Session token, by reference: `env:NAME` or `file:/path`.
     pub session_token: Option<String>,
+}
+
+/// How a container of an Azure storage account is reached: by the account's key, or by who signs in.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct RawAzblob {
+    /// Name of the storage account.
+    #[schemars(required)]
+    pub account: Option<String>,
+    /// Its address. Default: `https://ACCOUNT.blob.core.windows.net`.
+    pub endpoint: Option<String>,
+    /// One of the account's two keys, by reference: `env:NAME` or `file:/path`. It opens everything in the account; an
+    /// identity with the role Storage Blob Data Contributor of the container does not.
+    pub account_key: Option<String>,
+    /// Who signs in. Default: the application of `tenant`, `client` and `secret`.
+    pub identity: Option<AzureIdentity>,
+    /// The directory's id.
+    pub tenant: Option<String>,
+    /// The application's id; of `managed`, the user-assigned identity's client id.
+    pub client: Option<String>,
+    /// Where the application's secret is: `env:NAME` or `file:/path`.
+    pub secret: Option<String>,
+    /// Address of Entra ID. Default: `https://login.microsoftonline.com`.
+    pub login_endpoint: Option<String>,
+}
+
+/// Who signs in to Azure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum AzureIdentity {
+    /// The application of `tenant`, `client` and `secret`.
+    Application,
+    /// The managed identity of the machine that this runs on.
+    Managed,
+    /// The workload identity of the Kubernetes pod that this runs in.
+    Workload,
+    /// Whoever is logged in with `az login`.
+    Cli,
+}
+
+impl AzureIdentity {
+    /// As it is written.
+    #[cfg(feature = "azure")]
+    pub fn word(self) -> &'static str {
+        match self {
+            AzureIdentity::Application => "application",
+            AzureIdentity::Managed => "managed",
+            AzureIdentity::Workload => "workload",
+            AzureIdentity::Cli => "cli",
+        }
+    }
 }
 
 /// Form of the daemon's log.

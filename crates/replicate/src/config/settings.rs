@@ -92,7 +92,41 @@ pub enum BucketUrl {
         bucket: String,
         /// The prefix, without slashes around it; may be empty.
         prefix: String,
+        /// How S3 is reached.
+        settings: S3Settings,
     },
+    /// A prefix of a container in an Azure storage account.
+    #[cfg(feature = "azure")]
+    Azblob {
+        /// The container.
+        container: String,
+        /// The prefix, without slashes around it; may be empty.
+        prefix: String,
+        /// How the account is reached.
+        settings: AzblobSettings,
+    },
+}
+
+/// How a storage account is reached.
+#[cfg(feature = "azure")]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AzblobSettings {
+    /// Its name.
+    pub account: String,
+    /// Its address, if it is not the usual one.
+    pub endpoint: Option<String>,
+    /// Who we are there.
+    pub access: AzblobAccess,
+}
+
+/// Who we are at a storage account.
+#[cfg(feature = "azure")]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AzblobAccess {
+    /// Whoever holds the account's key.
+    Key(SecretRef),
+    /// Who signs in.
+    Login(super::azure_login::AzureLogin),
 }
 
 /// Who can open a vault.
@@ -137,8 +171,6 @@ pub struct VaultSettings {
     pub recipients: Vec<RecipientRef>,
     /// What this host opens it with.
     pub identities: Vec<IdentityRef>,
-    /// How S3 is reached.
-    pub s3: S3Settings,
     /// Level of zstd.
     pub compression: i32,
     /// Worker threads; 0: as many as processors.

@@ -41,7 +41,7 @@ pub(super) fn site(document: &mut Document, raw: RawSite, folder: &Path, at: &st
 
 fn refuse_foreign(document: &mut Document, raw: &RawSite, kind: SiteKind, at: &str) {
     use SiteKind::{Aws, Azure, Openstack, Qemu};
-    let keys: [(&str, bool, &[SiteKind]); 24] = [
+    let keys: [(&str, bool, &[SiteKind]); 25] = [
         ("sockets", raw.sockets.is_some(), &[Qemu]),
         ("disks", raw.disks.is_some(), &[Qemu]),
         ("accelerator", raw.accelerator.is_some(), &[Qemu]),
@@ -60,6 +60,7 @@ fn refuse_foreign(document: &mut Document, raw: &RawSite, kind: SiteKind, at: &s
         ("subscription", raw.subscription.is_some(), &[Azure]),
         ("resource-group", raw.resource_group.is_some(), &[Azure]),
         ("location", raw.location.is_some(), &[Azure]),
+        ("identity", raw.identity.is_some(), &[Azure]),
         ("tenant", raw.tenant.is_some(), &[Azure]),
         ("client", raw.client.is_some(), &[Azure]),
         ("secret", raw.secret.is_some(), &[Azure]),

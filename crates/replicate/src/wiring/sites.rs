@@ -70,11 +70,8 @@ fn azure_config(name: &SiteName, settings: &AzureSettings) -> AzureConfig {
         subscription: settings.subscription,
         group: settings.group,
         location: settings.location,
-        tenant: settings.tenant,
-        client: settings.client,
-        secret: settings.secret,
+        login: settings.login.open(),
         arm: settings.arm,
-        login: settings.login,
         storage: settings.storage,
         restore: settings.restore,
     }

@@ -6,24 +6,26 @@ use model::{Clock, Error, Kind, Patience, Result, VaultName};
 use vault::bucket::{Bucket, DirBucket, RetryBucket};
 use vault::{Identity, Options, Recipient, Vault};
 
-use crate::config::{BucketUrl, IdentityRef, RecipientRef, VaultSettings};
+use crate::config::{BucketUrl, IdentityRef, RecipientRef, S3Settings, VaultSettings};
 
 /// Opens the bucket of a vault, with retries. With `create`, the folder of a `dir:` vault is made.
-pub async fn open_bucket(settings: &VaultSettings, create: bool) -> Result<Arc<dyn Bucket>> {
+pub async fn open_bucket(settings: &VaultSettings, clock: &Arc<dyn Clock>, create: bool) -> Result<Arc<dyn Bucket>> {
     let inner: Arc<dyn Bucket> = match &settings.url {
         BucketUrl::Dir(path) if create => Arc::new(DirBucket::create(path)?),
         BucketUrl::Dir(path) => Arc::new(DirBucket::open(path)?),
-        BucketUrl::S3 { bucket, prefix } => s3_bucket(settings, bucket, prefix).await?,
+        BucketUrl::S3 { bucket, prefix, settings } => s3_bucket(settings, bucket, prefix).await?,
+        #[cfg(feature = "azure")]
+        BucketUrl::Azblob { container, prefix, settings } => azure_bucket(settings, container, prefix, clock)?,
     };
     Ok(Arc::new(RetryBucket::new(inner, Patience::default())))
 }
 
 #[cfg(feature = "aws")]
-async fn s3_bucket(settings: &VaultSettings, bucket: &str, prefix: &str) -> Result<Arc<dyn Bucket>> {
-    use cloud_aws::s3::{S3Bucket, S3Credentials, S3Settings};
+async fn s3_bucket(settings: &S3Settings, bucket: &str, prefix: &str) -> Result<Arc<dyn Bucket>> {
+    use cloud_aws::s3::{S3Bucket, S3Credentials};
     use secrecy::ExposeSecret;
 
-    let credentials = match (&settings.s3.keys, &settings.s3.profile) {
+    let credentials = match (&settings.keys, &settings.profile) {
         (Some((access, secret, token)), _) => S3Credentials::Static {
             access_key: access.read("the access key of the bucket")?.expose_secret().to_owned(),
             secret_key: secret.read("the secret key of the bucket")?,
@@ -32,23 +34,52 @@ async fn s3_bucket(settings: &VaultSettings, bucket: &str, prefix: &str) -> Resu
         (None, Some(profile)) => S3Credentials::Profile(profile.clone()),
         (None, None) => S3Credentials::Chain,
     };
-    let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
-    let settings = S3Settings {
+    let settings = cloud_aws::s3::S3Settings {
         bucket: bucket.to_owned(),
-        prefix,
-        region: settings.s3.region.clone(),
-        endpoint: settings.s3.endpoint.clone(),
-        path_style: settings.s3.path_style,
+        prefix: with_slash(prefix),
+        region: settings.region.clone(),
+        endpoint: settings.endpoint.clone(),
+        path_style: settings.path_style,
         credentials,
     };
     Ok(Arc::new(S3Bucket::open(settings).await?))
 }
 
 #[cfg(not(feature = "aws"))]
-async fn s3_bucket(_settings: &VaultSettings, bucket: &str, _prefix: &str) -> Result<Arc<dyn Bucket>> {
+async fn s3_bucket(_settings: &S3Settings, bucket: &str, _prefix: &str) -> Result<Arc<dyn Bucket>> {
     Err(Error::new(Kind::Invalid, format!("cannot open bucket s3://{bucket}"))
         .because("this program was built without the feature `aws`")
         .hint("build it with `cargo build --release --features aws`, or use a `dir:` vault"))
+}
+
+#[cfg(feature = "azure")]
+fn azure_bucket(
+    settings: &crate::config::AzblobSettings,
+    container: &str,
+    prefix: &str,
+    clock: &Arc<dyn Clock>,
+) -> Result<Arc<dyn Bucket>> {
+    use cloud_azure::blob::{AzureBlobSettings, AzureBucket, BlobAccess};
+
+    use crate::config::AzblobAccess;
+
+    let access = match &settings.access {
+        AzblobAccess::Key(key) => BlobAccess::SharedKey(key.read("the key of the storage account")?),
+        AzblobAccess::Login(login) => BlobAccess::Login(login.open()),
+    };
+    let settings = AzureBlobSettings {
+        account: settings.account.clone(),
+        container: container.to_owned(),
+        prefix: with_slash(prefix),
+        endpoint: settings.endpoint.clone(),
+        access,
+    };
+    Ok(Arc::new(AzureBucket::connect(settings, Arc::clone(clock))?))
+}
+
+#[cfg(any(feature = "aws", feature = "azure"))]
+fn with_slash(prefix: &str) -> String {
+    if prefix.is_empty() { String::new() } else { format!("{prefix}/") }
 }
 
 fn options(settings: &VaultSettings, clock: &Arc<dyn Clock>) -> Options {
@@ -65,7 +96,7 @@ pub async fn open_vault(name: &VaultName, settings: &VaultSettings, clock: &Arc<
         Kind::NotFound => error.within(format!("cannot open vault {name}")).hint(creation_hint(name)),
         _ => error.within(format!("cannot open vault {name}")),
     };
-    let bucket = open_bucket(settings, false).await.map_err(missing)?;
+    let bucket = open_bucket(settings, clock, false).await.map_err(missing)?;
     Vault::open(bucket, &identities, options(settings, clock)).await.map_err(missing)
 }
 
@@ -76,7 +107,7 @@ pub async fn create_vault(name: &VaultName, settings: &VaultSettings, clock: &Ar
         recipients.push(recipient(reference, name)?);
     }
     let within = |error: Error| error.within(format!("cannot create vault {name}"));
-    let bucket = open_bucket(settings, true).await.map_err(within)?;
+    let bucket = open_bucket(settings, clock, true).await.map_err(within)?;
     Vault::create(bucket, &recipients, options(settings, clock)).await.map_err(within)
 }
 

@@ -5,7 +5,6 @@ mod dir;
 mod key;
 mod memory;
 mod retry;
-mod url;
 
 use std::ops::Range;
 
@@ -17,7 +16,6 @@ pub use dir::DirBucket;
 pub use key::{LONGEST_KEY, LONGEST_PART, check_key, check_prefix};
 pub use memory::{Fault, MemoryBucket, Operation};
 pub use retry::RetryBucket;
-pub use url::BucketUrl;
 
 /// What to do if the key exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

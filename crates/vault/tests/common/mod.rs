@@ -1,6 +1,8 @@
 //! What the vault's tests, its bench and the test of the format's page share: a vault in memory, disks of known bytes, points.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
+pub mod store;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
