@@ -28,7 +28,7 @@ pub fn capabilities(kind: &str) -> Option<Capabilities> {
     match kind {
         "qemu" => Some(Capabilities { images: qemu::IMAGE_OPTIONS, relay: false }),
         "openstack" => Some(Capabilities { images: openstack::IMAGE_OPTIONS, relay: true }),
-        "aws" => Some(Capabilities { images: AWS_IMAGE_OPTIONS, relay: false }),
+        "aws" => Some(Capabilities { images: AWS_IMAGE_OPTIONS, relay: true }),
         "azure" => Some(Capabilities { images: AZURE_IMAGE_OPTIONS, relay: false }),
         "memory" => Some(Capabilities { images: memory::IMAGE_OPTIONS, relay: true }),
         _ => None,

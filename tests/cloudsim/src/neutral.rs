@@ -23,13 +23,17 @@ pub(crate) fn state(sim: &Sim) -> Value {
                     let about = json!({
                         "volume": it.volume, "parent": it.parent, "gib": it.gib, "encrypted": it.key.is_some(),
                         "blocks": sim.maps.with(id, |map| map.len()), "locked": it.lock.is_some(),
-                        "shared": it.shared,
+                        "key": it.key, "shared": it.shared,
                     });
                     (it.state(now), about)
                 }),
                 "image" => world.images.get(id).map(|it| {
                     let snapshots: Vec<_> = it.mappings.iter().filter_map(|at| at.snapshot.clone()).collect();
-                    (it.state(now), json!({ "name": it.name, "snapshots": snapshots, "shared": it.shared }))
+                    let about = json!({
+                        "name": it.name, "snapshots": snapshots, "shared": it.shared, "protected": it.protected,
+                        "deprecated": it.deprecated.is_some(),
+                    });
+                    (it.state(now), about)
                 }),
                 "volume" => world.volumes.get(id).map(|it| {
                     let instance = it.attached.as_ref().map(|at| at.instance.clone());

@@ -84,6 +84,7 @@ impl Spec for LaunchSpec {
 pub(super) struct Clients {
     pub(super) ec2: aws_sdk_ec2::Client,
     pub(super) ebs: aws_sdk_ebs::Client,
+    pub(super) sts: aws_sdk_sts::Client,
 }
 
 impl Clients {
@@ -138,6 +139,14 @@ impl Clients {
         if let Some(url) = &config.endpoints.ebs {
             ebs = ebs.endpoint_url(url);
         }
-        Ok(Self { ec2: aws_sdk_ec2::Client::from_conf(ec2.build()), ebs: aws_sdk_ebs::Client::from_conf(ebs.build()) })
+        let mut sts = aws_sdk_sts::config::Builder::from(&shared);
+        if let Some(url) = &config.endpoints.sts {
+            sts = sts.endpoint_url(url);
+        }
+        Ok(Self {
+            ec2: aws_sdk_ec2::Client::from_conf(ec2.build()),
+            ebs: aws_sdk_ebs::Client::from_conf(ebs.build()),
+            sts: aws_sdk_sts::Client::from_conf(sts.build()),
+        })
     }
 }

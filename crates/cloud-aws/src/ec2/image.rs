@@ -24,6 +24,8 @@ pub(super) struct Image {
     pub(super) reason: String,
     /// Snapshots of its devices, the boot disk's first.
     pub(super) snapshots: Vec<String>,
+    /// The same by their devices.
+    pub(super) devices: Vec<(String, String)>,
     pub(super) tags: Tags,
 }
 
@@ -32,12 +34,16 @@ impl Image {
         let root = image.root_device_name().unwrap_or_default();
         let mut devices: Vec<_> = image.block_device_mappings().iter().collect();
         devices.sort_by_key(|device| device.device_name() != Some(root));
-        let snapshots = devices.into_iter().filter_map(|device| device.ebs()?.snapshot_id().map(str::to_owned));
+        let devices = devices.into_iter().filter_map(|it| {
+            Some((it.device_name()?.to_owned(), it.ebs()?.snapshot_id().filter(|id| !id.is_empty())?.to_owned()))
+        });
+        let devices: Vec<(String, String)> = devices.collect();
         Self {
             id: image.image_id().unwrap_or_default().to_owned(),
             state: image.state().cloned().unwrap_or(ec2::ImageState::Pending),
             reason: image.state_reason().and_then(|it| it.message()).unwrap_or_default().to_owned(),
-            snapshots: snapshots.collect(),
+            snapshots: devices.iter().map(|(_, snapshot)| snapshot.clone()).collect(),
+            devices,
             tags: marks::of_ec2(image.tags()),
         }
     }
@@ -77,7 +83,7 @@ pub(super) async fn disk(clients: &Clients, image: &ImageId, disk: &DiskName) ->
 }
 
 /// A name as EC2 takes it: 3 to 128 characters.
-fn name_of(options: &ImageOptions, token: &Token) -> Result<String> {
+pub(super) fn name_of(options: &ImageOptions, token: &Token) -> Result<String> {
     let fine = |c: char| c.is_ascii_alphanumeric() || "()[] ./-'@_".contains(c);
     let Some(name) = &options.name else {
         let name: String = token.name().chars().map(|c| if fine(c) { c } else { '.' }).collect();
@@ -92,7 +98,7 @@ fn name_of(options: &ImageOptions, token: &Token) -> Result<String> {
 }
 
 /// Where the n-th disk is attached.
-fn device(at: usize) -> Option<String> {
+pub(super) fn device(at: usize) -> Option<String> {
     let letter = |first: u8, at: usize| char::from(first + at as u8);
     match at {
         0 => Some(ROOT.to_owned()),
@@ -142,7 +148,7 @@ pub(super) async fn register(
     let name = name_of(options, token)?;
     let (devices, (arch, boot)) = (devices(disks, point)?, hardware(point)?);
     let snapshots: Vec<String> = disks.iter().map(|disk| disk.id.clone()).collect();
-    let id = match by_name(clients, &name, token, role).await? {
+    let id = match by_name(clients, &name, token, &[role]).await? {
         Some(id) => id,
         None => {
             let (mut tags, more) = marks::carry(point)?;
@@ -170,26 +176,26 @@ pub(super) async fn register(
 }
 
 /// A name that is taken while nobody of it is seen belongs to a call of ours whose answer was lost.
-fn registered<T>(answer: Result<T>, name: &str) -> Result<T> {
+pub(super) fn registered<T>(answer: Result<T>, name: &str) -> Result<T> {
     answer.map_err(|error| match error.kind() {
         Kind::Exists => Error::new(Kind::NotYetVisible, format!("cannot see image `{name}`")).because(error),
         _ => error,
     })
 }
 
-fn role_tag(role: Role) -> Tags {
+pub(super) fn role_tag(role: Role) -> Tags {
     let word = if role == Role::Replica { "replica" } else { "scratch" };
     Tags::from([(tag::ROLE.to_owned(), word.to_owned())])
 }
 
 /// The image that a token has made. [`Kind::Exists`] if somebody else has that name.
-async fn by_name(clients: &Clients, name: &str, token: &Token, role: Role) -> Result<Option<String>> {
+pub(super) async fn by_name(clients: &Clients, name: &str, token: &Token, roles: &[Role]) -> Result<Option<String>> {
     let found = list(clients, vec![marks::filter("name", escaped(name))]).await?;
     let Some(image) = found.into_iter().find(|image| image.state != ec2::ImageState::Deregistered) else {
         return Ok(None);
     };
     match marks::ours(&image.tags) {
-        Some((known, tags)) if known == role && tags == token.tags(role) => Ok(Some(image.id)),
+        Some((role, tags)) if roles.contains(&role) && tags == token.tags(role) => Ok(Some(image.id)),
         _ => Err(Error::new(Kind::Exists, format!("cannot name an image `{name}`"))
             .because(format!("image {} has that name", image.id))
             .hint("put `{point}` into the `name` of the policy's destination")),

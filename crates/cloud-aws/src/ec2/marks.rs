@@ -18,6 +18,8 @@ pub(super) const SIZE: &str = "replicate:size";
 pub(super) const MARK: &str = "replicate:mark";
 /// The tag of a snapshot that names the one it was written over; EC2 tells it nowhere.
 pub(super) const PARENT: &str = "replicate:parent";
+/// The tag of a copied snapshot that names the region and the image it came with.
+pub(super) const COPY: &str = "replicate:copy";
 /// The tag of an image that tells how many parts its point has.
 const PARTS: &str = "replicate:point-parts";
 /// The tag of a snapshot of a capture that was committed: what the next one is compared with.
@@ -48,7 +50,7 @@ pub(super) fn ours(tags: &Tags) -> Option<(Role, Tags)> {
 
 /// All tags but those that carry what only this provider needs.
 pub(super) fn shown(tags: &Tags) -> Tags {
-    let inner = |key: &str| key.starts_with(PART_KEY) || [DISK, SIZE, MARK, PARENT, BASE, PINNED].contains(&key);
+    let inner = |key: &str| key.starts_with(PART_KEY) || [DISK, SIZE, MARK, PARENT, COPY, BASE, PINNED].contains(&key);
     tags.iter().filter(|(key, _)| !inner(key)).map(pair).collect()
 }
 

@@ -21,6 +21,7 @@ mod options;
 mod owned;
 mod patience;
 mod records;
+mod relay;
 mod snapshot;
 mod source;
 mod target;
@@ -30,7 +31,7 @@ mod write;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use cloud::{Cloud, Resource, Source, Target};
+use cloud::{Cloud, Peer, Relay, Resource, Source, Target};
 use model::{Clock, Result, SiteName};
 use tokio::sync::OnceCell;
 
@@ -44,12 +45,13 @@ pub struct AwsSite {
     config: Arc<AwsConfig>,
     clients: Arc<OnceCell<Clients>>,
     clock: Arc<dyn Clock>,
+    peer: Arc<OnceCell<Peer>>,
 }
 
 impl AwsSite {
     /// A site by its configuration. Touches nothing yet.
     pub fn new(config: AwsConfig, clock: Arc<dyn Clock>) -> Self {
-        Self { config: Arc::new(config), clients: Arc::default(), clock }
+        Self { config: Arc::new(config), clients: Arc::default(), clock, peer: Arc::default() }
     }
 
     /// The clients, made at the first call that needs them.
@@ -73,6 +75,10 @@ impl Cloud for AwsSite {
     }
 
     fn target(&self) -> Option<&dyn Target> {
+        Some(self)
+    }
+
+    fn relay(&self) -> Option<&dyn Relay> {
         Some(self)
     }
 

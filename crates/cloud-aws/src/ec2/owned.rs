@@ -1,7 +1,7 @@
 //! What we have made at the site, and deleting it.
 //!
 //! * `image`: an AMI; its snapshots go with it.
-//! * `disk`: a snapshot that is or was written for an image. One that no image refers to is scratch, whatever its tag
+//! * `disk`: a snapshot that is or was written or copied for an image. One that no image refers to is scratch, whatever its tag
 //!   says: the registration that it waited for has not come, or its image has gone.
 //! * `capture`: the snapshots of one instant of a server.
 //! * `base`: a snapshot of the last committed capture, which the next one is compared with; it is no leftover.
@@ -35,7 +35,7 @@ pub(super) async fn owned(clients: &Clients) -> Result<Vec<Resource>> {
     let mut captures: BTreeMap<String, Tags> = BTreeMap::new();
     for held in snapshots.into_iter().filter(|held| !needed.contains(&held.id)) {
         let Some((_, tags)) = marks::ours(&held.tags) else { continue };
-        if held.tags.contains_key(marks::MARK) {
+        if [marks::MARK, marks::COPY].iter().any(|mark| held.tags.contains_key(*mark)) {
             let mut tags = tags;
             tags.insert(tag::ROLE.to_owned(), "scratch".to_owned());
             found.push(resource("disk", &held.id, Role::Scratch, tags));

@@ -138,25 +138,8 @@ pub(super) async fn of(reader: &dyn DiskRead, path: &Path) -> Result<Record> {
         return Ok(record);
     }
     tracing::info!(disk = reader.describe(), "its hashes are not known here, so it is read once");
-    let mut out = RecordWriter::create(path.to_owned(), size)?;
-    let mut at = 0;
-    while at < size {
-        let list = reader.extents(at).await?;
-        for extent in list.as_slice() {
-            if extent.change == Change::Zero {
-                for _ in extent.offset / LEAF..extent.end().div_ceil(LEAF) {
-                    out.push(&zero_leaf())?;
-                }
-                continue;
-            }
-            let mut hashed = std::pin::pin!(hashed(reader, *extent));
-            while let Some((leaves, _)) = hashed.try_next().await? {
-                leaves.iter().try_for_each(|leaf| out.push(leaf))?;
-            }
-        }
-        at = list.as_slice().last().map_or(size, Extent::end);
-    }
-    out.finish()?;
+    let out = RecordWriter::create(path.to_owned(), size)?;
+    read(reader, None, Some(out), &disk::Silent).await?;
     Record::open(path.to_owned(), size).await.ok_or_else(|| {
         Error::new(Kind::Permanent, format!("cannot read {}", path.display())).because("it was just written")
     })
@@ -173,33 +156,57 @@ fn hashed(reader: &dyn DiskRead, extent: Extent) -> impl Stream<Item = Result<(V
     stream::iter(reads).buffered(AHEAD)
 }
 
-/// The root of a disk of which only what changed is read, and the bytes read: the rest is as `base` says.
-pub(super) async fn root_of_changes(
-    reader: &dyn DiskRead,
-    base: &Record,
-    progress: &dyn Progress,
-) -> Result<(DiskRoot, u64)> {
-    let (mut root, mut next, mut total) = (RootBuilder::new(reader.size()), 0, 0);
-    let fill = |root: &mut RootBuilder, next: &mut u64, to: u64| -> Result<()> {
-        while *next < to {
-            root.push(*next, base.leaf(*next)?);
-            *next += 1;
+/// The leaves of a disk on their way into its root and, if one is wanted, its record.
+struct Tally<'a> {
+    root: RootBuilder,
+    out: Option<RecordWriter>,
+    base: Option<&'a Record>,
+    next: u64,
+}
+
+impl Tally<'_> {
+    fn push(&mut self, leaf: &Leaf) -> Result<()> {
+        self.root.push(self.next, *leaf);
+        self.next += 1;
+        self.out.as_mut().map_or(Ok(()), |out| out.push(leaf))
+    }
+
+    /// What nobody reads up to this leaf is as the base says; without one it is zero.
+    fn fill(&mut self, to: u64) -> Result<()> {
+        while self.next < to {
+            let leaf = self.base.map_or_else(|| Ok(zero_leaf()), |base| base.leaf(self.next))?;
+            self.push(&leaf)?;
         }
         Ok(())
-    };
-    let mut at = 0;
+    }
+}
+
+/// Reads a disk and answers its root and the bytes read. Of an incremental reader only what changed is read: the rest
+/// is as `base` says. The leaves are put into `out`, whose record is then in its place.
+pub(super) async fn read(
+    reader: &dyn DiskRead,
+    base: Option<&Record>,
+    out: Option<RecordWriter>,
+    progress: &dyn Progress,
+) -> Result<(DiskRoot, u64)> {
+    let (mut total, mut at) = (0, 0);
+    let mut tally = Tally { root: RootBuilder::new(reader.size()), out, base, next: 0 };
     while at < reader.size() {
         let list = reader.extents(at).await?;
         let Some(end) = list.as_slice().last().map(Extent::end) else { break };
-        progress.expect(total + list.as_slice().iter().map(|extent| extent.len).sum::<u64>());
+        let data = || list.as_slice().iter().filter(|extent| extent.change != Change::Zero);
+        progress.expect(total + data().map(|extent| extent.len).sum::<u64>());
         for extent in list.as_slice() {
-            fill(&mut root, &mut next, extent.offset / LEAF)?;
+            tally.fill(extent.offset / LEAF)?;
+            if extent.change == Change::Zero {
+                for _ in extent.offset / LEAF..extent.end().div_ceil(LEAF) {
+                    tally.push(&zero_leaf())?;
+                }
+                continue;
+            }
             let mut hashed = std::pin::pin!(hashed(reader, *extent));
             while let Some((leaves, bytes)) = hashed.try_next().await? {
-                for leaf in leaves {
-                    root.push(next, leaf);
-                    next += 1;
-                }
+                leaves.iter().try_for_each(|leaf| tally.push(leaf))?;
                 total += bytes;
                 progress.read(bytes);
                 progress.looked(bytes);
@@ -207,8 +214,9 @@ pub(super) async fn root_of_changes(
         }
         at = end;
     }
-    fill(&mut root, &mut next, reader.size().div_ceil(LEAF))?;
-    Ok((root.finish(), total))
+    tally.fill(reader.size().div_ceil(LEAF))?;
+    tally.out.map_or(Ok(()), RecordWriter::finish)?;
+    Ok((tally.root.finish(), total))
 }
 
 /// Forgets a snapshot. Absent is success; a leftover costs a file.

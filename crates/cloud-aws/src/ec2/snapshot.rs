@@ -23,6 +23,10 @@ pub(super) struct Held {
     pub(super) message: String,
     /// Size of its volume in bytes.
     pub(super) size: u64,
+    /// Of its data; what was never written is not counted. Known once it is whole.
+    pub(super) full: Option<u64>,
+    /// Percent of it that are done.
+    pub(super) progress: u64,
     pub(super) key: Option<String>,
     pub(super) started: Timestamp,
     pub(super) tags: Tags,
@@ -37,6 +41,8 @@ impl Held {
             state: snapshot.state().cloned().unwrap_or(ec2::SnapshotState::Pending),
             message: snapshot.state_message().unwrap_or_default().to_owned(),
             size: u64::try_from(snapshot.volume_size().unwrap_or_default()).unwrap_or_default() * GIB,
+            full: snapshot.full_snapshot_size_in_bytes().and_then(|bytes| u64::try_from(bytes).ok()),
+            progress: snapshot.progress().and_then(|it| it.trim_end_matches('%').parse().ok()).unwrap_or_default(),
             key: snapshot.kms_key_id().map(str::to_owned),
             started: Timestamp::from_second(started).unwrap_or(Timestamp::UNIX_EPOCH),
             tags: marks::of_ec2(snapshot.tags()),

@@ -6,17 +6,18 @@ use async_trait::async_trait;
 use cloud::{Console, ImageDisk, Instance, LaunchOptions, ProbeState, Target, WriteStyle};
 use disk::{DiskRead, DiskWrite, Progress};
 use model::{
-    DiskName, Error, ImageId, ImageOption, ImageOptions, InstanceId, Kind, PointDisk, RestorePoint, Result, Role,
-    Token, crash,
+    DiskName, DiskRoot, Error, ImageId, ImageOption, ImageOptions, InstanceId, Kind, PointDisk, RestorePoint, Result,
+    Role, Token, crash,
 };
 
 use super::blocks::{BLOCK, BlockReader};
 use super::config::Clients;
 use super::error::classify;
 use super::patience::{Flight, Patient, patiently};
+use super::records::{Record, RecordWriter};
 use super::snapshot::{self, GIB, Held};
 use super::write::{Base, BlockWriter};
-use super::{AwsSite, image, instance, launch, marks, options, records};
+use super::{AwsSite, image, instance, launch, marks, options, records, relay};
 
 /// Minutes for which the service waits for the next block.
 const TIMEOUT: i32 = 4320;
@@ -83,6 +84,52 @@ impl AwsSite {
         let id = answer.snapshot_id().unwrap_or_default().to_owned();
         Ok((id, answer.kms_key_arn().is_some()))
     }
+
+    /// Reads back what the making of an image's disk has stored: what was put over its parent, or all that came with a
+    /// copy and no earlier copy has. Answers the disk's root and the bytes read; none: it cannot be told what was stored.
+    async fn stored(
+        &self,
+        image: &ImageId,
+        disk: &PointDisk,
+        progress: &dyn Progress,
+    ) -> Result<Option<(DiskRoot, u64)>> {
+        // the decorator does not repeat this one as a whole
+        let (clients, flight) = (self.clients().await?, Flight::default());
+        let what = format!("look at disk {} of image {image}", disk.name);
+        let held = patiently(&flight, &what, || image::disk(clients, image, &disk.name)).await?;
+        if held.disk_size() != disk.size {
+            return Err(Error::new(Kind::Damaged, format!("image {image} is damaged")).because(format!(
+                "disk {} has {} bytes, not {}",
+                disk.name,
+                held.disk_size(),
+                disk.size
+            )));
+        }
+        let name = format!("disk {} of image {image} at {}", disk.name, self.config.site);
+        let reader = |base| Patient::new(BlockReader::new(clients, &held.id, base, disk.size, name.clone()));
+        let path = |snapshot: &str| records::path(&self.config.scratch, snapshot);
+        if relay::is_copy(&held) {
+            let bases = patiently(&flight, &what, || relay::siblings(clients, &held)).await?;
+            // it is copied once, and compared with what the next update brings for as long as it lives
+            let out = || RecordWriter::create(path(&held.id), disk.size);
+            for base in bases {
+                let Some(record) = Record::open(path(&base), disk.size).await else { continue };
+                match records::read(&reader(Some(base)), Some(&record), Some(out()?), progress).await {
+                    // they have nothing in common
+                    Err(error) if matches!(error.kind(), Kind::Invalid | Kind::NotFound) => {}
+                    read => return read.map(Some),
+                }
+            }
+            return records::read(&reader(None), None, Some(out()?), progress).await.map(Some);
+        }
+        let Some(parent) = held.tags.get(marks::PARENT) else { return Ok(None) };
+        let size = match patiently(&flight, &what, || snapshot::show(clients, parent)).await {
+            Err(error) if error.kind() == Kind::NotFound => return Ok(None),
+            parent => parent?.disk_size(),
+        };
+        let Some(record) = Record::open(path(parent), size).await else { return Ok(None) };
+        records::read(&reader(Some(parent.clone())), Some(&record), None, progress).await.map(Some)
+    }
 }
 
 #[async_trait]
@@ -142,21 +189,11 @@ impl Target for AwsSite {
     }
 
     async fn check_written(&self, image: &ImageId, disk: &PointDisk, progress: &dyn Progress) -> Result<Option<u64>> {
-        // the decorator does not repeat this one as a whole
-        let (clients, flight) = (self.clients().await?, Flight::default());
-        let what = format!("look at disk {} of image {image}", disk.name);
-        let held = patiently(&flight, &what, || image::disk(clients, image, &disk.name)).await?;
-        let Some(parent) = held.tags.get(marks::PARENT) else { return Ok(None) };
-        let size = match patiently(&flight, &what, || snapshot::show(clients, parent)).await {
-            Err(error) if error.kind() == Kind::NotFound => return Ok(None),
-            parent => parent?.disk_size(),
+        let (root, read) = match self.stored(image, disk, progress).await? {
+            Some(read) => read,
+            None => return Ok(None),
         };
-        let path = records::path(&self.config.scratch, parent);
-        let Some(record) = records::Record::open(path, size).await else { return Ok(None) };
-        let name = format!("disk {} of image {image} at {}", disk.name, self.config.site);
-        let reader = Patient::new(BlockReader::new(clients, &held.id, Some(parent.clone()), held.disk_size(), name));
-        let (root, read) = records::root_of_changes(&reader, &record, progress).await?;
-        if root == disk.root && reader.size() == disk.size {
+        if root == disk.root {
             return Ok(Some(read));
         }
         Err(Error::new(Kind::Damaged, format!("image {image} is damaged"))

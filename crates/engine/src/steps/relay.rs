@@ -120,7 +120,7 @@ impl Engine {
         crash::point("run.relay.copy.after");
         let (moved, proof) = self.whole_copy(asked.run, relay, &copy, since).await?;
         if proof.is_none() {
-            verify::image_roots(self, Some(asked.run), asked.place, &copy.image, asked.point).await?;
+            verify::copied(self, asked.run, asked.place, &copy.image, asked.point).await?;
         }
         crash::point("run.relay.verified");
         Ok(Relayed { request, copy, moved, proof, seconds: since.elapsed().as_secs_f64() })

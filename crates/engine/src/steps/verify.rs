@@ -106,6 +106,25 @@ async fn written(
     Ok(true)
 }
 
+/// Makes sure of a provider's copy: what it has brought is read back; everything, if the provider cannot tell what that is, or if an
+/// image of the server there is damaged, for it may share that.
+pub(crate) async fn copied(
+    engine: &Engine,
+    run: &RunRecord,
+    place: &Place,
+    image: &ImageId,
+    point: &RestorePoint,
+) -> Result<()> {
+    let catalogue = engine.catalogue().await?;
+    let of_server = |r: &&Replica| catalogue.points.get(&r.point).is_some_and(|it| it.server == point.server);
+    let mut there = catalogue.replicas.iter().filter(|r| r.place == *place).filter(of_server);
+    let damaged = there.any(|replica| replica.state == ReplicaState::Damaged);
+    if !damaged && written(engine, run, place, image, point).await? {
+        return Ok(());
+    }
+    image_roots(engine, Some(run), place, image, point).await.map(drop)
+}
+
 /// Reads an image back and compares its roots. Returns the bytes read.
 pub(crate) async fn image_roots(
     engine: &Engine,

@@ -49,6 +49,9 @@ pub(super) fn site(document: &mut Document, raw: RawSite, folder: &Path, at: &st
         document.wrong_key(at, "a site of kind `aws` needs `region` (`eu-west-1`)");
         return None;
     };
+    if let Some(key) = raw.kms_key.as_ref().filter(|key| key.split(':').nth(3).is_some_and(|it| it != region)) {
+        document.wrong_value(&below(at, "kms-key"), format!("`{key}` is no key of region `{region}`"));
+    }
     Some(AwsSettings {
         region,
         profile: raw.profile,

@@ -4,6 +4,7 @@
 #![cfg(feature = "aws")]
 #![allow(clippy::expect_used, clippy::print_stdout, clippy::unwrap_used, reason = "a panic is a test's verdict")]
 
+#[path = "../common/mod.rs"]
 mod common;
 
 use std::os::unix::fs::FileExt;
@@ -15,7 +16,20 @@ use tests::sim::CloudSim;
 
 const REGION: &str = "eu-west-1";
 
-/// A world with the site `aws`, and a server whose disk has 64 MiB.
+/// Another region of the same account.
+const FAR: &str = "us-east-1";
+
+/// A site of the configuration.
+fn site(sim: &CloudSim, name: &str, region: &str) -> String {
+    let (role, at) = (&sim.greeting["accounts"][0]["roles"][0], &sim.greeting["regions"][region]);
+    format!(
+        "[sites.{name}]\nkind = \"aws\"\nregion = \"{region}\"\nprofile = \"recovery\"\nrole = {role}\nscratch = \"scratch\"\n\
+         endpoints = {{ ec2 = {}, ebs = {}, sts = {} }}\n",
+        at["ec2"], at["ebs"], at["sts"]
+    )
+}
+
+/// A world with the sites `aws` and `far`, and a server whose disk has 64 MiB.
 fn world(sim: &CloudSim) -> World {
     let (world, account) = (World::new(), &sim.greeting["accounts"][0]);
     let text = |value: &Value| value.as_str().unwrap().to_owned();
@@ -27,13 +41,8 @@ fn world(sim: &CloudSim) -> World {
             text(&account["secret-key"])
         ),
     );
-    let at = &sim.greeting["regions"][REGION];
-    let site = format!(
-        "[sites.aws]\nkind = \"aws\"\nregion = \"{REGION}\"\nprofile = \"recovery\"\nrole = {}\nscratch = \"scratch\"\n\
-         endpoints = {{ ec2 = {}, ebs = {}, sts = {} }}\n[vaults.main]",
-        account["roles"][0], at["ec2"], at["ebs"], at["sts"]
-    );
-    world.write("replicate.toml", &world.read("replicate.toml").replace("[vaults.main]", &site));
+    let sites = site(sim, "aws", REGION) + &site(sim, "far", FAR) + "[vaults.main]";
+    world.write("replicate.toml", &world.read("replicate.toml").replace("[vaults.main]", &sites));
     world.write(
         "policies/all.toml",
         "select = { site = \"here\" }\nreplicate = [{ to = \"aws\" }]\nkeep = { last = 1 }\n",
@@ -63,8 +72,12 @@ fn change(world: &World, seed: u64, len: usize) {
 }
 
 fn restores(world: &World, story: &str) {
+    restores_from(world, "aws", story);
+}
+
+fn restores_from(world: &World, from: &str, story: &str) {
     let _ = std::fs::remove_file(world.path("back.raw"));
-    world.fine(&["restore", "web-1", "--to", "./back.raw", "--from", "aws", "-q"]);
+    world.fine(&["restore", "web-1", "--to", "./back.raw", "--from", from, "-q"]);
     let equal =
         std::fs::read(world.path("back.raw")).unwrap() == std::fs::read(world.path("guests/web-1.raw")).unwrap();
     assert!(equal, "{story}");
@@ -110,17 +123,72 @@ fn images_at_aws() {
     restores(&world, "after all was forgotten");
 }
 
+/// A policy for two regions: the second gets a copy from the first, of which only what changed is read back.
+const REGIONS: &str =
+    "select = { site = \"here\" }\nreplicate = [{ to = \"aws\" }, { to = \"far\" }]\nkeep = { last = 1 }\n";
+
+/// Blocks that were put and read at a region.
+fn traffic(sim: &CloudSim, region: &str) -> (usize, usize) {
+    let calls = sim.control("GET", "calls", &Value::Null);
+    let calls = calls.as_array().unwrap().iter().filter(|call| call["region"] == region);
+    let of = |operation: &str| calls.clone().filter(|call| call["operation"] == operation).count();
+    (of("PutSnapshotBlock"), of("GetSnapshotBlock"))
+}
+
+#[test]
+fn from_region_to_region() {
+    let sim = CloudSim::start(&["--calm", "--no-qemu"]);
+    let world = world(&sim);
+    world.write("policies/all.toml", REGIONS);
+    let plan = world.fine(&["plan", "all"]);
+    assert!(plan.contains("relay"), "{plan}");
+    world.fine(&["run", "all", "-q"]);
+    // what we put at the first region and read back there, as every image; what the copy has brought is read back
+    assert_eq!((traffic(&sim, REGION), traffic(&sim, FAR)), ((128, 128), (0, 128)));
+    restores_from(&world, "far", "the first copy");
+    change(&world, 7, 640 << 10);
+    let (near, far) = (traffic(&sim, REGION), traffic(&sim, FAR));
+    world.fine(&["run", "all", "-q"]);
+    let since = |now: (usize, usize), then: (usize, usize)| (now.0 - then.0, now.1 - then.1);
+    let (near, far) = (since(traffic(&sim, REGION), near), since(traffic(&sim, FAR), far));
+    println!("1 % changed: put and read {near:?} at the first region, {far:?} at the second");
+    assert!(near.0 == 2 && far.0 == 0 && far.1 == 2, "{near:?} {far:?}");
+    restores_from(&world, "far", "the second copy");
+    assert_eq!(calls(&sim, "CopyImage"), 2);
+    prune(&world);
+    assert_eq!(kinds(&sim), ["image", "image", "snapshot", "snapshot"]);
+    // all is forgotten, and found again by the tags of the copies
+    std::fs::remove_dir_all(world.path("ledger")).unwrap();
+    std::fs::remove_dir_all(world.path("scratch")).unwrap();
+    world.fine(&["adopt", "-q"]);
+    world.fine(&["verify", "-q"]);
+    restores_from(&world, "far", "after all was forgotten");
+}
+
 /// Dies at points of runs, one after the other; each time the next run finishes, and at the end nothing is left over.
 #[test]
 fn killed_anywhere() {
     let sim = CloudSim::start(&["--calm", "--no-qemu"]);
     let world = world(&sim);
+    dies_everywhere(&sim, &world, &["aws"]);
+}
+
+/// The same with a copy to a second region.
+#[test]
+fn killed_while_copying() {
+    let sim = CloudSim::start(&["--calm", "--no-qemu"]);
+    let world = world(&sim);
+    world.write("policies/all.toml", REGIONS);
+    dies_everywhere(&sim, &world, &["aws", "far"]);
+}
+
+fn dies_everywhere(sim: &CloudSim, world: &World, places: &[&str]) {
     std::fs::write(world.path("guests/web-1.raw"), pattern(1, 9 << 20)).unwrap();
     world.fine(&["run", "all", "-q"]);
     let full = std::env::var_os("REPLICATE_SWEEP").is_some_and(|value| value == "full");
     let (mut deaths, stride) = (0, if full { 1 } else { 7 });
     for n in (1 + std::process::id() as usize % stride..).step_by(stride) {
-        change(&world, n as u64 + 100, 256 << 10);
+        change(world, n as u64 + 100, 256 << 10);
         let output = world.command(&["run", "all", "-q"]).env("REPLICATE_CRASH_AT", n.to_string()).output().unwrap();
         if output.status.signal() != Some(9) {
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -128,13 +196,17 @@ fn killed_anywhere() {
         }
         deaths += 1;
         world.fine(&["run", "all", "-q"]);
-        restores(&world, &format!("died at {n}"));
+        for place in places {
+            restores_from(world, place, &format!("died at {n}"));
+        }
     }
-    prune(&world);
+    prune(world);
     world.fine(&["sweep", "-q"]);
     println!("killed at {deaths} points, recovered each time");
     assert!(deaths > 3);
-    assert_eq!(kinds(&sim), ["image", "snapshot"]);
+    let mut expected = ["image", "snapshot"].repeat(places.len());
+    expected.sort_unstable();
+    assert_eq!(kinds(sim), expected);
 }
 
 /// An instance's disks, in full and then what changed.
