@@ -4,7 +4,7 @@ Usage: hands.py upload CLOUD NAME FILE FORMAT      an image of a file; prints it
        hands.py serve CLOUD NAME image|volume IMAGE [DATA]
                                                    a running server that boots from an image, or from a volume made of
                                                    it; with a second disk, a volume made of the image DATA; prints its id
-       hands.py console CLOUD SERVER               prints its console so far
+       hands.py console CLOUD SERVER               prints its console so far, whole lines only
        hands.py stop CLOUD SERVER                  powers it off, and waits until it is
        hands.py delete CLOUD SERVER                deletes it, and waits until it is gone
        hands.py clean CLOUD...                     deletes everything of the project but its network `net`
@@ -64,7 +64,8 @@ def serve(cloud, name, boots_from, image, data=None):
 
 def console(cloud, server):
     found = connect(cloud).compute.find_server(server, ignore_missing=False)
-    print(connect(cloud).compute.get_server_console_output(found)["output"])
+    output = connect(cloud).compute.get_server_console_output(found)["output"]
+    print(output[:output.rfind("\n") + 1])
 
 
 def stop(cloud, server):

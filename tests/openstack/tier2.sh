@@ -11,8 +11,10 @@ $(database "$D/placement.db")
 sync_on_startup = true
 $(signin keystone_authtoken)
 C
-  # Debian calls the WSGI script placement-api
-  start_wsgi "placement-$R" "$PLACEMENT" 2 "$(command -v placement-api)" \
+  # One thread, as for Neutron: SQLite refuses at once ("database is locked", whatever its timeout) a transaction that
+  # has read and then writes what another one has changed meanwhile, and a service answers 500. Debian calls the WSGI
+  # script placement-api.
+  start_wsgi "placement-$R" "$PLACEMENT" 1 "$(command -v placement-api)" \
     OS_PLACEMENT_CONFIG_DIR="$D/etc" OS_PLACEMENT_CONFIG_FILES=placement.conf
 }
 
@@ -101,7 +103,7 @@ paste.app_factory = neutron.pecan_wsgi.app:versions_factory
 paste.app_factory = neutron.api.v2.router:APIRouter.factory
 C
   once "neutron-$R" schema neutron.db neutron_init "$D/neutron.db"
-  start_wsgi "neutron-$R" "$NEUTRON" 2 "$OSLAB/py/neutron_app.py" PYTHONPATH="$OSLAB/py" \
+  start_wsgi "neutron-$R" "$NEUTRON" 1 "$OSLAB/py/neutron_app.py" PYTHONPATH="$OSLAB/py" \
     OS_NEUTRON_CONFIG_DIR="$D/etc" OS_NEUTRON_CONFIG_FILES=neutron.conf
 }
 

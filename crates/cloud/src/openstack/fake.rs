@@ -1,4 +1,4 @@
-//! A cloud of one port whose answers a test decides: Keystone, and behind it Glance, Nova and Cinder.
+//! A cloud of one port whose answers a test decides: Keystone, and behind it Glance, Nova, Neutron and Cinder.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -89,11 +89,14 @@ async fn serve(mut socket: TcpStream, answers: Arc<Answers>, logins: Arc<AtomicU
             _ => login(number, port),
         }
     } else if request.line.starts_with("GET / ") {
-        reply(300, r#"{"versions": [{"id": "v2.15", "status": "CURRENT"}]}"#)
+        reply(300, r#"{"versions": [{"id": "v2.0", "status": "CURRENT"}, {"id": "v2.15", "status": "CURRENT"}]}"#)
     } else if request.line.starts_with("GET /v2.1/ ") {
         reply(200, r#"{"version": {"id": "v2.1", "version": "2.93", "min_version": "2.1"}}"#)
     } else if request.line.starts_with("GET /v3/ ") {
         reply(200, r#"{"versions": [{"id": "v3.0", "version": "3.70", "min_version": "3.0"}]}"#)
+    } else if request.line.starts_with("GET /v2.0/") {
+        // one network, and nothing on it
+        reply(200, r#"{"networks": [{"id": "n1", "name": "net"}], "subnets": [], "ports": [], "security_groups": []}"#)
     } else {
         answers(&request)
     };
@@ -111,7 +114,7 @@ async fn serve(mut socket: TcpStream, answers: Arc<Answers>, logins: Arc<AtomicU
 fn login(number: usize, port: u16) -> Reply {
     let endpoint = format!(r#"{{"interface": "public", "region": "R", "url": "http://127.0.0.1:{port}"}}"#);
     let entry = |kind: &str| format!(r#"{{"type": "{kind}", "endpoints": [{endpoint}]}}"#);
-    let catalog = ["image", "compute", "volumev3"].map(entry).join(", ");
+    let catalog = ["image", "compute", "network", "volumev3"].map(entry).join(", ");
     let body = format!(
         r#"{{"token": {{"issued_at": "2026-11-22T03:00:00.000000Z", "expires_at": "2026-11-22T04:00:00.000000Z",
         "project": {{"id": "p1"}}, "catalog": [{catalog}]}}}}"#

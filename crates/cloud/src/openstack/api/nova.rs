@@ -40,6 +40,9 @@ pub(in crate::openstack) struct Server {
     #[serde(default)]
     pub flavor: Size,
     pub created: Option<String>,
+    /// When it first ran; none of one that never came up.
+    #[serde(rename = "OS-SRV-USG:launched_at")]
+    pub launched: Option<String>,
     /// `active`, `stopped`, `shelved_offloaded` and so on: what Nova decides by.
     #[serde(rename = "OS-EXT-STS:vm_state", default)]
     pub vm_state: String,

@@ -26,6 +26,9 @@ const UP: Duration = Duration::from_secs(1800);
 /// The longest that a server may take to go.
 const GONE: Duration = Duration::from_secs(600);
 const POLL: Duration = Duration::from_secs(2);
+/// Servers that are tried for one launch: a cloud that has a bad moment gives one up that it would have made a minute
+/// later, and never tries it again.
+const ATTEMPTS: u32 = 3;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 /// The most that Nova takes as user data, before base64.
@@ -45,7 +48,8 @@ fn parts(instance: &InstanceId) -> (&str, Option<&str>) {
     }
 }
 
-/// Starts an instance of an image, or finds the one that the token has started.
+/// Starts an instance of an image, or finds the one that the token has started. A server that the cloud gave up before
+/// it ever ran is replaced: nobody has used it, and nothing brings it up any more.
 pub(super) async fn launch(
     site: &OpenStackSite,
     image: &ImageId,
@@ -60,13 +64,26 @@ pub(super) async fn launch(
     }
     let role = if options.ephemeral { Role::Scratch } else { Role::Replica };
     let tags = token.tags(role);
-    let known = find(client, &tags).await?;
-    let server = match known {
-        Some(server) => server.id,
-        None => start(site, image, options, token, role).await.map_err(|error| error.within(operation.clone()))?,
-    };
-    let server = wait_active(client, &server).await.map_err(|error| error.within(operation))?;
-    Ok(Instance { id: id_of(&server.id, &tags)?, ports: addresses(&server, options) })
+    let mut attempts = 0;
+    loop {
+        let known = find(client, &tags).await?.map(|server| server.id);
+        let is_new = known.is_none();
+        let id = match known {
+            Some(id) => id,
+            None => start(site, image, options, token, role).await.map_err(|error| error.within(operation.clone()))?,
+        };
+        attempts += u32::from(is_new);
+        let server = settled(client, &id).await.map_err(|error| error.within(operation.clone()))?;
+        if server.status != "ERROR" {
+            return Ok(Instance { id: id_of(&id, &tags)?, ports: addresses(&server, options) });
+        }
+        let error = fault(&server);
+        if server.launched.is_some() || (is_new && (error.kind() == Kind::Quota || attempts >= ATTEMPTS)) {
+            return Err(error.within(operation));
+        }
+        tracing::warn!(server = id, error = error.chain(), "the cloud gave up a server, which is started again");
+        remove_server(client, &id).await.map_err(|error| error.within(operation.clone()))?;
+    }
 }
 
 /// The server that carries these tags.
@@ -169,27 +186,19 @@ async fn user_data(file: &std::path::Path) -> Result<String> {
     Ok(STANDARD.encode(bytes))
 }
 
-async fn wait_active(client: &Client, id: &str) -> Result<Server> {
+/// Waits until a server runs, has run, or has been given up by the cloud, and shows it.
+async fn settled(client: &Client, id: &str) -> Result<Server> {
     let end = Instant::now() + UP;
     let mut told = String::new();
     loop {
         let server = Nova(client).server(id).await?;
-        match server.status.as_str() {
-            "ACTIVE" => return Ok(server),
-            "ERROR" => {
-                let why = server.fault.map_or_else(|| "the cloud does not say why".to_owned(), |fault| fault.message);
-                let full = why.contains("No valid host") || why.contains("exceed");
-                let error =
-                    Error::new(if full { Kind::Quota } else { Kind::Permanent }, format!("cannot start server {id}"));
-                return Err(error.because(why));
-            }
-            // a guest that powered off at once has run
-            "SHUTOFF" => return Ok(server),
-            status if Instant::now() >= end => {
-                let why = format!("it is still in {status} after {} s", UP.as_secs());
-                return Err(Error::new(Kind::Permanent, format!("cannot start server {id}")).because(why));
-            }
-            _ => {}
+        // a guest that powered off at once has run
+        if ["ACTIVE", "SHUTOFF", "ERROR"].contains(&server.status.as_str()) {
+            return Ok(server);
+        }
+        if Instant::now() >= end {
+            let why = format!("it is still in {} after {} s", server.status, UP.as_secs());
+            return Err(Error::new(Kind::Permanent, format!("cannot start server {id}")).because(why));
         }
         let now = format!("{} {}", server.status, server.task.unwrap_or_default());
         if now != told {
@@ -198,6 +207,14 @@ async fn wait_active(client: &Client, id: &str) -> Result<Server> {
         }
         sleep(POLL).await;
     }
+}
+
+/// Why a server did not come up.
+fn fault(server: &Server) -> Error {
+    let why = server.fault.as_ref().map_or("the cloud does not say why", |fault| fault.message.as_str());
+    let full = why.contains("No valid host") || why.contains("exceed");
+    let kind = if full { Kind::Quota } else { Kind::Permanent };
+    Error::new(kind, format!("cannot start server {}", server.id)).because(why.to_owned())
 }
 
 /// Where the asked ports can be reached: at the server's first address.
@@ -242,10 +259,7 @@ pub(in crate::openstack) async fn destroy(client: &Client, instance: &InstanceId
             Err(error) => return Err(error),
         },
     };
-    crash::point("openstack.server-delete.before");
-    Nova(client).delete(server).await?;
-    crash::point("openstack.server-delete.after");
-    wait_gone(client, server).await?;
+    remove_server(client, server).await?;
     let Some(name) = name else { return Ok(()) };
     if client.has(Service::Volume).await? {
         volumes::remove(client, &name).await?;
@@ -254,6 +268,13 @@ pub(in crate::openstack) async fn destroy(client: &Client, instance: &InstanceId
         net::remove(client, &name).await?;
     }
     Ok(())
+}
+
+async fn remove_server(client: &Client, id: &str) -> Result<()> {
+    crash::point("openstack.server-delete.before");
+    Nova(client).delete(id).await?;
+    crash::point("openstack.server-delete.after");
+    wait_gone(client, id).await
 }
 
 async fn wait_gone(client: &Client, id: &str) -> Result<()> {

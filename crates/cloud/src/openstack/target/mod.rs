@@ -6,6 +6,8 @@ mod instance;
 mod look;
 mod net;
 mod stream;
+#[cfg(test)]
+mod tests;
 mod upload;
 mod volumes;
 

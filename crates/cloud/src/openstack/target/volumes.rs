@@ -63,8 +63,12 @@ impl Wanted<'_> {
         let mut tags = self.token.tags(self.role);
         tags.insert(DISK.to_owned(), disk.name.to_string());
         let cinder = Cinder(self.client);
-        if let Some(known) = cinder.volumes().await?.into_iter().find(|volume| volume.metadata == tags) {
-            return Ok((known.id, bytes));
+        for known in cinder.volumes().await?.into_iter().filter(|volume| volume.metadata == tags) {
+            // one that could not be filled never is, and one that goes with a server that was given up is no use
+            if !["error", "deleting", "error_deleting"].contains(&known.status.as_str()) {
+                return Ok((known.id, bytes));
+            }
+            delete(self.client, &known.id).await?;
         }
         let name = format!("{}-{}", self.token.server, disk.name);
         let new = NewVolume {
