@@ -99,11 +99,7 @@ impl Engine {
                     continue;
                 }
             };
-            let of_run = |r: &Resource| {
-                let tagged = |key: &str, value: &str| r.tags.get(key).is_some_and(|text| text == value);
-                tagged(tag::OWNER, self.owner.as_str()) && tagged(tag::RUN, run.id.as_str())
-            };
-            owned.retain(|resource| of_run(resource) && wanted(resource));
+            owned.retain(|resource| self.is_of(resource, run) && wanted(resource));
             owned.sort_by_key(|resource| match resource.kind.as_str() {
                 "instance" => 0,
                 "image" => 1,
@@ -118,25 +114,52 @@ impl Engine {
         trouble.map_or(Ok(()), Err)
     }
 
-    /// Ends a restore or drill that died. What it made goes; only a server whose launch had begun stays with its image, because somebody may
-    /// use it already.
-    pub(crate) async fn clean_up(&self, mut run: RunRecord) -> Result<()> {
-        let restore = run.kind == crate::RunKind::Restore;
-        self.files_gone(&run).await?;
-        let launched = restore && self.step_known(&run.id, LAUNCH).await?;
-        // before the image is begun there is only scratch; if there is more, the ledger is older than the restore, which went well then
-        let begun = self.step_known(&run.id, IMAGE).await? || self.step_known(&run.id, RELAYED).await?;
-        let only_scratch = launched || (restore && !begun);
-        let gone = if only_scratch { self.scratch_gone(&run).await } else { self.everything_gone(&run).await };
-        if let Err(error) = gone {
-            // stays open, so that the next start tries again
-            run.problem = Some(Problem::from(&error));
-            return self.save_run(&run).await;
+    /// Whether a resource carries our owner's tag and the run's.
+    fn is_of(&self, resource: &Resource, run: &RunRecord) -> bool {
+        let tagged = |key: &str, value: &str| resource.tags.get(key).is_some_and(|text| text == value);
+        tagged(tag::OWNER, self.owner.as_str()) && tagged(tag::RUN, run.id.as_str())
+    }
+
+    /// Whether any site has an instance of a run.
+    async fn has_instance(&self, run: &RunRecord) -> Result<bool> {
+        for site in self.sites.values() {
+            let owned = site.owned().await?;
+            if owned.iter().any(|resource| resource.kind == "instance" && self.is_of(resource, run)) {
+                return Ok(true);
+            }
         }
+        Ok(false)
+    }
+
+    /// Ends a restore or drill that died. What it made goes; only a server that is there stays with its image, because somebody may use it
+    /// already. A launch that had begun and made no server yet leaves nothing.
+    pub(crate) async fn clean_up(&self, mut run: RunRecord) -> Result<()> {
+        self.files_gone(&run).await?;
+        let launched = match self.end_of_dead(&run).await {
+            Ok(launched) => launched,
+            Err(error) => {
+                // stays open, so that the next start tries again
+                run.problem = Some(Problem::from(&error));
+                return self.save_run(&run).await;
+            }
+        };
         let mut error = Error::new(Kind::Cancelled, format!("{} {} was interrupted", run.kind.name(), run.id));
         if launched {
             error = error.because("its server was being launched, and was left as it is");
         }
         self.close_short_run(run, RunOutcome::Failed, Some(Problem::from(&error)), Batch::new()).await
+    }
+
+    /// Deletes what a restore or drill that died has no more use for. `true`: its server stays.
+    async fn end_of_dead(&self, run: &RunRecord) -> Result<bool> {
+        let restore = run.kind == crate::RunKind::Restore;
+        let launched = restore && self.step_known(&run.id, LAUNCH).await? && self.has_instance(run).await?;
+        // before the image is begun there is only scratch; if there is more, the ledger is older than the restore, which went well then
+        let begun = self.step_known(&run.id, IMAGE).await? || self.step_known(&run.id, RELAYED).await?;
+        match launched || (restore && !begun) {
+            true => self.scratch_gone(run).await?,
+            false => self.everything_gone(run).await?,
+        }
+        Ok(launched)
     }
 }
