@@ -116,7 +116,9 @@ impl Relay for OpenStackSite {
             let size = source.size.unwrap_or_default();
             total += size;
             match (image.status, flow) {
-                (Status::Active, _) => {
+                // an import that is not over writes the image's properties once more, as it read them: a commit
+                // before that would be undone
+                (Status::Active, _) if !image.is_importing() => {
                     done += size;
                     whole.push((source, image));
                 }
@@ -185,4 +187,52 @@ fn equal(pairs: &[(Image, Image)]) -> Result<Option<String>> {
         }
     }
     Ok(proof)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use serde_json::json;
+
+    use super::super::fake::{Fake, reply};
+    use super::super::{OpenStackConfig, Restore};
+    use super::*;
+
+    #[tokio::test]
+    async fn a_copy_is_whole_when_its_import_is_over_and_not_when_its_image_is_active() {
+        let looks = Arc::new(AtomicUsize::new(0));
+        let counted = looks.clone();
+        let fake = Fake::start(move |request| {
+            let mut image =
+                json!({ "id": "i", "status": "active", "size": 7, "os_hash_algo": "sha512", "os_hash_value": "a" });
+            if request.line.contains("/images/here") && counted.fetch_add(1, Ordering::SeqCst) == 0 {
+                image["os_glance_import_task"] = json!("t");
+            }
+            reply(200, &image.to_string())
+        })
+        .await;
+        let site = OpenStackSite {
+            client: fake.client.clone(),
+            regions: Arc::new([("R".to_owned(), fake.client.clone())].into_iter().collect::<BTreeMap<_, _>>().into()),
+            ..OpenStackSite::new(OpenStackConfig {
+                site: model::SiteName::new("two").unwrap(),
+                cloud: CloudRef { cloud: "fake".to_owned(), file: None, region: None, interface: None },
+                scratch: "nowhere".into(),
+                format: disk::Format::Qcow2,
+                restore: Restore::default(),
+            })
+        };
+        let copy = ImageCopy {
+            image: ImageId::new("here").unwrap(),
+            of: ImageId::new("there").unwrap(),
+            from: Peer { provider: "openstack".to_owned(), domain: "k#p".to_owned(), region: "R".to_owned() },
+            handle: json!([{ "of": "there", "image": "here" }]),
+        };
+        assert!(matches!(site.state(&copy).await.unwrap(), CopyState::Running { .. }));
+        let CopyState::Done { moved, proof } = site.state(&copy).await.unwrap() else { panic!("it is not done") };
+        assert_eq!((moved, proof.as_deref()), (7, Some("sha512 of both images")));
+        assert_eq!(looks.load(Ordering::SeqCst), 2);
+    }
 }
