@@ -10,6 +10,7 @@ mod launch_specs;
 pub mod memory;
 pub mod openstack;
 pub mod qemu;
+pub mod records;
 mod relay;
 mod retry;
 mod traits;
