@@ -21,7 +21,7 @@ pub const AWS_IMAGE_OPTIONS: &[ImageOption] =
 
 /// What can be asked of images at sites of kind `azure`; here for the same reason. Names are Azure's ids, which
 /// nobody changes; its locks belong to another provider.
-pub const AZURE_IMAGE_OPTIONS: &[ImageOption] = &[ImageOption::Tags];
+pub const AZURE_IMAGE_OPTIONS: &[ImageOption] = &[ImageOption::Tags, ImageOption::Immutability];
 
 /// The capabilities of a provider by its word in the configuration; none: there is no such provider.
 pub fn capabilities(kind: &str) -> Option<Capabilities> {
@@ -29,7 +29,7 @@ pub fn capabilities(kind: &str) -> Option<Capabilities> {
         "qemu" => Some(Capabilities { images: qemu::IMAGE_OPTIONS, relay: false }),
         "openstack" => Some(Capabilities { images: openstack::IMAGE_OPTIONS, relay: true }),
         "aws" => Some(Capabilities { images: AWS_IMAGE_OPTIONS, relay: true }),
-        "azure" => Some(Capabilities { images: AZURE_IMAGE_OPTIONS, relay: false }),
+        "azure" => Some(Capabilities { images: AZURE_IMAGE_OPTIONS, relay: true }),
         "memory" => Some(Capabilities { images: memory::IMAGE_OPTIONS, relay: true }),
         _ => None,
     }

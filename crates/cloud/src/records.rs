@@ -37,19 +37,22 @@ pub struct Record {
 impl Record {
     /// Opens a record, all of which is read and checked; none if there is none, or it is of something else or damaged.
     pub async fn open(path: PathBuf, size: u64) -> Option<Self> {
-        tokio::task::spawn_blocking(move || Self::check(&path, size)).await.ok().flatten()
+        Self::any(path).await.filter(|record| record.size == size)
     }
 
-    fn check(path: &Path, size: u64) -> Option<Self> {
+    /// The same, whatever the size of its disk.
+    pub async fn any(path: PathBuf) -> Option<Self> {
+        tokio::task::spawn_blocking(move || Self::check(&path)).await.ok().flatten()
+    }
+
+    fn check(path: &Path) -> Option<Self> {
         let mut file = File::open(path).ok()?;
-        let mut hasher = blake3::Hasher::new();
-        let body = HEAD + size.div_ceil(LEAF) * 32;
-        if file.metadata().ok()?.len() != body + 32 {
-            return None;
-        }
         let mut head = [0; HEAD as usize];
         file.read_exact_at(&mut head, 0).ok()?;
-        if &head[..8] != MAGIC || head[8..] != size.to_le_bytes() {
+        let size = u64::from_le_bytes(head[8..].try_into().ok()?);
+        let mut hasher = blake3::Hasher::new();
+        let body = size.div_ceil(LEAF).checked_mul(32)?.checked_add(HEAD)?;
+        if &head[..8] != MAGIC || file.metadata().ok()?.len() != body.checked_add(32)? {
             return None;
         }
         let mut sum = [0; 32];
@@ -235,20 +238,20 @@ mod tests {
         let mut out = RecordWriter::create(path.clone(), size).unwrap();
         leaves.iter().for_each(|leaf| out.push(leaf).unwrap());
         drop(out);
-        assert!(Record::check(&path, size).is_none());
+        assert!(Record::check(&path).is_none());
         assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 0);
         let mut out = RecordWriter::create(path.clone(), size).unwrap();
         leaves.iter().for_each(|leaf| out.push(leaf).unwrap());
         out.finish().unwrap();
-        let record = Record::check(&path, size).unwrap();
+        let record = Record::check(&path).unwrap();
+        assert_eq!(record.size, size);
         for (index, leaf) in leaves.iter().enumerate() {
             assert_eq!(record.leaf(index as u64).unwrap(), *leaf);
         }
         assert_eq!(record.leaf(4).unwrap(), zero_leaf());
-        assert!(Record::check(&path, size + LEAF).is_none());
         let mut bytes = std::fs::read(&path).unwrap();
         bytes[40] ^= 1;
         std::fs::write(&path, bytes).unwrap();
-        assert!(Record::check(&path, size).is_none());
+        assert!(Record::check(&path).is_none());
     }
 }

@@ -10,7 +10,7 @@ import urllib.request
 
 from azure.core.exceptions import HttpResponseError
 
-from azure_client import MIB, blob, compute, opened, refused, snapshot, token, upload
+from azure_client import MIB, blob, compute, footer, judged, opened, refused, snapshot, token, upload
 from world import Sim
 
 
@@ -49,6 +49,23 @@ def disks(sim, client):
     text = urllib.request.urlopen(request).read().decode()
     order = [part[:1] for part in text.replace("<PageRange>", "|P").replace("<ClearRange>", "|C").split("|")[1:]]
     assert order == ["C", "P", "C", "P"], text
+    # the service copies pages from one SAS into an upload
+    client.disks.begin_create_or_update("prod", "copy", {
+        "location": "westeurope", "properties": {"creationData": {"createOption": "Upload", "uploadSizeBytes": 64 * MIB + 512}}}).result()
+    page = blob(client.disks.begin_grant_access("prod", "copy", {"access": "Write", "durationInSeconds": 600}).result().access_sas)
+    page.upload_pages_from_url(two.url, offset=0, length=MIB, source_offset=0)
+    page.upload_pages_from_url(one.url, offset=4 * MIB, length=1024, source_offset=MIB - 512)
+    page.upload_page(footer(64 * MIB), offset=64 * MIB, length=512)
+    refused(403, "CannotVerifyCopySource", page.upload_pages_from_url, one.url.replace("sig=", "sig=x"), offset=0, length=512, source_offset=0)
+    refused(416, "InvalidRange", page.upload_pages_from_url, one.url, offset=0, length=1024, source_offset=64 * MIB)
+    refused(413, "RequestBodyTooLarge", page.upload_pages_from_url, one.url, offset=0, length=4 * MIB + 512, source_offset=0)
+    refused(403, "AuthorizationPermissionMismatch", one.upload_pages_from_url, two.url, offset=0, length=512, source_offset=0)
+    client.disks.begin_revoke_access("prod", "copy").result()
+    snapshot(client, "copied", client.disks.get("prod", "copy").id)
+    copied = blob(opened(client, "copied"))
+    assert copied.download_blob(offset=0, length=MIB).readall() == two.download_blob(offset=0, length=MIB).readall()
+    assert copied.download_blob(offset=4 * MIB, length=1024).readall() == one.download_blob(offset=MIB - 512, length=1024).readall()
+    client.snapshots.begin_revoke_access("prod", "copied").result()
     for start, length in ((0, 65536), (50 * MIB - 512, 1024)):
         old, new = one.download_blob(offset=start, length=length).readall(), two.download_blob(offset=start, length=length).readall()
         assert len(old) == len(new) == length and old != new
@@ -125,6 +142,27 @@ def limits(sim, client):
     refused(401, "ExpiredAuthenticationToken", client.disks.get, "prod", "kept")
 
 
+def kept(sim, client):
+    """A snapshot is not deleted before its policy has run out; a locked policy is only made longer."""
+    disk = upload(client, "web", 20 * MIB, {})
+    snapshot(client, "one", disk.id)
+    policy = lambda days, kind: {"immutabilityDurationDays": days, "type": kind}
+    update, lock = client.snapshots.begin_update_immutability_policy, client.snapshots.begin_update_immutability_policy_lock
+    refused(400, "InvalidParameter", lock, "prod", "one", policy(2, "Locked"))
+    update("prod", "one", policy(9, "Unlocked")).result()
+    update("prod", "one", policy(2, "Unlocked")).result()
+    shown = judged(client.snapshots.get("prod", "one")).properties.immutability_policy
+    assert (shown.type, shown.immutability_duration_days, shown.is_policy_expired) == ("Unlocked", 2, False), shown
+    lock("prod", "one", policy(2, "Locked")).result()
+    refused(409, "OperationNotAllowed", update, "prod", "one", policy(1, "Unlocked"))
+    refused(409, "OperationNotAllowed", lock, "prod", "one", policy(1, "Locked"))
+    refused(409, "OperationNotAllowed", client.snapshots.begin_delete, "prod", "one")
+    sim.advance(2 * 86400 + 1)
+    fresh = compute(sim)
+    assert fresh.snapshots.get("prod", "one").properties.immutability_policy.is_policy_expired
+    fresh.snapshots.begin_delete("prod", "one").result()
+
+
 def slow(sim, client):
     """202 with two addresses: InProgress and Retry-After until the clock has moved on."""
     sim.settings(weather={"arm_seconds": 15})
@@ -142,7 +180,7 @@ def slow(sim, client):
     refused(429, "TooManyRequests", client.disks.get, "prod", "empty")
 
 
-FACTS = [disks, relay, limits, slow]
+FACTS = [disks, relay, limits, kept, slow]
 
 
 def main():

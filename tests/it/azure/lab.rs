@@ -71,8 +71,16 @@ impl Lab {
             login: Login::new(identity, self.text("login")),
             arm: self.text("arm"),
             storage: "StandardSSD_LRS".to_owned(),
+            scratch: self.folder.path().join("scratch"),
             restore: Restore { usual, ..Restore::default() },
         }
+    }
+
+    /// The group `dr` in northeurope.
+    pub fn other_region(&self) -> Arc<dyn Cloud> {
+        let site = SiteName::new("azure-ne").unwrap();
+        let config = AzureConfig { site, group: "dr".to_owned(), location: "northeurope".to_owned(), ..self.config() };
+        Arc::new(Retrying::new(Arc::new(AzureSite::new(config)), RetryOptions::default()))
     }
 
     pub fn site(&self) -> Arc<dyn Cloud> {

@@ -1,6 +1,9 @@
 //! The provider `azure` against the simulator: the suites, a storm of delays and faults, and a guest that boots.
 
 mod journey;
+mod keep;
 mod lab;
+mod relay;
 mod storm;
 mod suites;
+mod update;

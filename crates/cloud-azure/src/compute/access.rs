@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex as Plain, PoisonError};
 
-use model::{Error, Kind, Result, crash};
+use model::{Error, Kind, Result};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
@@ -49,7 +49,7 @@ impl Accesses {
         } else {
             let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             all.retain(|_, slot| Arc::strong_count(slot) > 1 || slot.try_lock().is_ok_and(|slot| slot.holders > 0));
-            all.entry(format!("{what:?}/{name}")).or_default().clone()
+            all.entry(client.id(what, name)).or_default().clone()
         };
         slot.lock().await.holders += 1;
         let access = Access { client: client.clone(), what, name: name.to_owned(), write, slot: Some(slot) };
@@ -91,7 +91,6 @@ impl Access {
         let (access, seconds) = if self.write { ("Write", WRITE_SECONDS) } else { ("Read", READ_SECONDS) };
         let body = json!({ "access": access, "durationInSeconds": seconds });
         let ask = || self.client.act(self.what, &self.name, "beginGetAccess", &body);
-        crash::point("azure.access-begin.before");
         let answer = match ask().await {
             // a dead process has left one, which has run out here
             Err(error) if error.kind() == Kind::Invalid && error.chain().contains("SAS") && !self.write => {
@@ -100,7 +99,6 @@ impl Access {
             }
             answer => answer,
         }?;
-        crash::point("azure.access-begin.after");
         let url = answer.get("accessSAS").and_then(Value::as_str);
         url.map(|url| url.to_owned().into()).ok_or_else(|| {
             Error::new(Kind::Permanent, format!("cannot open {} {}", self.what.word(), self.name))
@@ -120,12 +118,10 @@ impl Access {
 }
 
 async fn end(client: &Client, what: What, name: &str) -> Result<()> {
-    crash::point("azure.access-end.before");
     match client.act(what, name, "endGetAccess", &Value::Null).await {
         Err(error) if error.kind() == Kind::NotFound => {}
         other => drop(other?),
     }
-    crash::point("azure.access-end.after");
     Ok(())
 }
 

@@ -10,6 +10,9 @@ use super::http::Client;
 /// The most pages of one listing: one that never ends is a mistake of somebody's.
 const PAGES: usize = 10_000;
 
+/// The version of the provider's interface that has immutability policies of snapshots.
+const KEEPING: &str = "2026-03-02";
+
 /// What is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum What {
@@ -82,8 +85,17 @@ impl Client {
 
     /// None: there is no such thing.
     pub(super) async fn find(&self, what: What, name: &str) -> Result<Option<Shown>> {
+        self.find_as(what, name, what.version()).await
+    }
+
+    /// A snapshot with its immutability policy.
+    pub(super) async fn find_kept(&self, name: &str) -> Result<Option<Shown>> {
+        self.find_as(What::Snapshot, name, KEEPING).await
+    }
+
+    async fn find_as(&self, what: What, name: &str, version: &str) -> Result<Option<Shown>> {
         let operation = format!("cannot look at {} {name}", what.word());
-        let url = self.url(&self.id(what, name), what.version());
+        let url = self.url(&self.id(what, name), version);
         match self.send(&operation, Method::GET, &url, None, false).await {
             Err(error) if error.kind() == Kind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -140,10 +152,14 @@ impl Client {
     /// An action, and its result.
     pub(super) async fn act(&self, what: What, name: &str, action: &str, body: &Value) -> Result<Value> {
         let operation = format!("cannot ask {action} of {} {name}", what.word());
-        let url = self.url(&format!("{}/{action}", self.id(what, name)), what.version());
+        let version = if action.starts_with("updateImmutability") { KEEPING } else { what.version() };
+        let url = self.url(&format!("{}/{action}", self.id(what, name)), version);
+        crash::point(&format!("azure.{action}.before"));
         let body = (!body.is_null()).then_some(body);
         let answer = self.send(&operation, Method::POST, &url, body, false).await?;
-        self.settle(&operation, answer).await
+        let done = self.settle(&operation, answer).await?;
+        crash::point(&format!("azure.{action}.after"));
+        Ok(done)
     }
 
     /// What the machine is doing.

@@ -81,6 +81,36 @@ pub(super) async fn put(http: &reqwest::Client, access: &Access, offset: u64, da
     .map(drop)
 }
 
+/// Lets the service copy whole pages to `offset` from the same place behind another SAS: the bytes do not come here.
+/// Repeating it is harmless.
+pub(super) async fn put_from(
+    http: &reqwest::Client,
+    access: &Access,
+    source: &Access,
+    (offset, len): (u64, u64),
+) -> Result<()> {
+    let range = format!("bytes={offset}-{}", offset + len - 1);
+    let operation = || format!("cannot copy {len} bytes at {offset}");
+    let (from, number) = source.url().await?;
+    let answer = send(access, &operation, |url| {
+        http.put(format!("{url}&comp=page"))
+            .header("x-ms-range", &range)
+            .header("x-ms-source-range", &range)
+            .header("x-ms-copy-source", expose(&from))
+            .header("x-ms-page-write", "update")
+            .header("content-length", "0")
+    })
+    .await;
+    match answer {
+        // the source's address has run out; the next attempt has another one
+        Err(error) if error.chain().contains("CannotVerifyCopySource") => {
+            source.refused(number).await;
+            Err(Error::new(Kind::Transient, operation()).because(error.chain()))
+        }
+        answer => answer.map(drop),
+    }
+}
+
 /// Sends a request, once more where the address has run out.
 async fn send(
     access: &Access,

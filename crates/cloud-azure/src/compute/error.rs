@@ -91,6 +91,9 @@ fn is_passing(code: &str) -> bool {
 fn meaning(status: StatusCode, code: &str, said: &str) -> (Kind, Option<&'static str>) {
     let quota = code.contains("Quota") || code.contains("LimitExceeded") || code == "SkuNotAvailable";
     let quota = quota || code == "OperationNotAllowed" && said.to_lowercase().contains("quota");
+    if code == "OperationNotAllowed" && said.to_lowercase().contains("immutab") {
+        return (Kind::Denied, Some("wait until its immutability policy has expired"));
+    }
     if quota {
         return (Kind::Quota, Some("free something in the subscription, or have the quota raised"));
     }
@@ -152,6 +155,7 @@ mod tests {
     fn codes_have_their_meaning() {
         assert_eq!(refused(409, "OperationNotAllowed", "exceeding approved Total Regional Cores quota"), Kind::Quota);
         assert_eq!(refused(409, "OperationNotAllowed", "Disk d is attached to VM v."), Kind::Invalid);
+        assert_eq!(refused(409, "OperationNotAllowed", "its immutability policy has not expired"), Kind::Denied);
         assert_eq!(refused(409, "AnotherOperationInProgress", ""), Kind::Transient);
         assert_eq!(refused(409, "PropertyChangeNotAllowed", ""), Kind::Exists);
         assert_eq!(refused(412, "PreconditionFailed", ""), Kind::Exists);

@@ -58,6 +58,12 @@ impl Client {
         Ok(Self { config, http })
     }
 
+    /// The same for another group and region of the subscription.
+    pub(super) fn at(&self, group: &str, location: &str) -> Self {
+        let config = AzureConfig { group: group.to_owned(), location: location.to_owned(), ..(*self.config).clone() };
+        Self { config: config.into(), ..self.clone() }
+    }
+
     /// An address of the Resource Manager.
     pub(super) fn url(&self, path: &str, version: &str) -> String {
         format!("{}{path}?api-version={version}", self.config.arm.trim_end_matches('/'))

@@ -2,7 +2,8 @@
 //!
 //! An **image** of a restore point is an incremental snapshot per disk; that of the boot disk carries the point in its
 //! tags, and its name is the image's id. Disks come as uploads into managed disks, which are gone once their snapshots
-//! are registered; a machine is made of managed disks that are copied from the snapshots.
+//! are registered; a machine is made of managed disks that are copied from the snapshots. What an update leaves alone is
+//! copied into the upload from the last image's snapshot by the storage service itself (`target::write`).
 //!
 //! The Resource Manager is spoken to by a thin client (`http`, `arm`), bytes go through the page blob behind a SAS
 //! (`access`, `blob`). Must not know vaults, policies or the ledger.
@@ -10,12 +11,15 @@
 mod access;
 mod arm;
 mod blob;
+mod compare;
 mod error;
 mod http;
 mod marks;
 mod owned;
 mod pages;
+mod patience;
 mod read;
+mod relay;
 mod restore;
 mod source;
 mod target;
@@ -24,7 +28,7 @@ mod vhd;
 use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
-use cloud::{Cloud, Resource, Source, Target};
+use cloud::{Cloud, Relay, Resource, Source, Target};
 use model::{Result, SiteName};
 
 pub use restore::{LaunchSpec, Restore};
@@ -53,6 +57,8 @@ pub struct AzureConfig {
     pub arm: String,
     /// The kind of storage of managed disks: `StandardSSD_LRS`.
     pub storage: String,
+    /// Folder for the hashes of written disks.
+    pub scratch: PathBuf,
     /// What restored servers get.
     pub restore: Restore,
 }
@@ -95,6 +101,10 @@ impl Cloud for AzureSite {
     }
 
     fn target(&self) -> Option<&dyn Target> {
+        Some(self)
+    }
+
+    fn relay(&self) -> Option<&dyn Relay> {
         Some(self)
     }
 

@@ -1,13 +1,13 @@
 //! A site of kind `azure` in `replicate.toml`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use cloud_azure::compute::{ARM, LaunchSpec, Restore};
 
 use super::azure_login::{AzureLogin, Who, endpoint, login};
 use super::document::{Document, below};
 use super::raw::{RawRestore, RawSite, SiteKind};
-use super::site::{refuse_foreign_launch, restore};
+use super::site::{SCRATCH, path, refuse_foreign_launch, restore};
 
 /// The kind of storage if nothing else is said: the cheapest that a server can be run on.
 const STORAGE: &str = "StandardSSD_LRS";
@@ -27,12 +27,15 @@ pub struct AzureSettings {
     pub arm: String,
     /// Kind of storage of managed disks.
     pub storage: String,
+    /// Where hashes of written disks are kept.
+    pub scratch: PathBuf,
     /// What restored servers get.
     pub restore: Restore,
 }
 
 /// Checks one site.
 pub(super) fn site(document: &mut Document, raw: RawSite, folder: &Path, at: &str) -> Option<AzureSettings> {
+    let scratch = path(document, folder, at, "scratch", raw.scratch);
     let mut needed = |key: &str, what: &str, value: Option<String>| {
         let value = value.filter(|value| !value.trim().is_empty());
         if value.is_none() {
@@ -60,6 +63,7 @@ pub(super) fn site(document: &mut Document, raw: RawSite, folder: &Path, at: &st
         login: login?,
         arm,
         storage: raw.storage.unwrap_or_else(|| STORAGE.to_owned()),
+        scratch: scratch.unwrap_or_else(|| SCRATCH.into()),
         restore,
     })
 }

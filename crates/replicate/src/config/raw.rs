@@ -99,8 +99,8 @@ pub struct RawSite {
     pub sockets: Option<String>,
     /// Folder that restored disks and images are put into. Leave it out where nothing is restored to.
     pub disks: Option<String>,
-    /// Folder for what a capture, a drill or an upload needs for a while. Default: `<disks>/.scratch`; at `openstack`
-    /// and `aws`, `/var/tmp/replicate`.
+    /// Folder for what a capture, a drill or an upload needs for a while. Default: `<disks>/.scratch`; at
+    /// `openstack`, `aws` and `azure`, `/var/tmp/replicate`.
     pub scratch: Option<String>,
     /// Format of restored disks; at `openstack`, of images: `raw` where Glance is on Ceph. Default: `qcow2`.
     pub format: Option<RawFormat>,

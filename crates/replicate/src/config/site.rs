@@ -46,7 +46,7 @@ fn refuse_foreign(document: &mut Document, raw: &RawSite, kind: SiteKind, at: &s
         ("disks", raw.disks.is_some(), &[Qemu]),
         ("accelerator", raw.accelerator.is_some(), &[Qemu]),
         ("bridge", raw.bridge.is_some(), &[Qemu]),
-        ("scratch", raw.scratch.is_some(), &[Qemu, Openstack, Aws]),
+        ("scratch", raw.scratch.is_some(), &[Qemu, Openstack, Aws, Azure]),
         ("format", raw.format.is_some(), &[Qemu, Openstack]),
         ("cloud", raw.cloud.is_some(), &[Openstack]),
         ("clouds-file", raw.clouds_file.is_some(), &[Openstack]),

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::state::{GROUPS, Kind, Resource, SUBSCRIPTION};
-use super::{access, disks, machines, operations, snapshots};
+use super::{access, disks, machines, operations, rights, snapshots};
 use crate::error::{Answer, ApiError};
 use crate::http::{Request, Response};
 use crate::sim::Sim;
@@ -48,7 +48,6 @@ pub(super) fn name(method: &str, path: &str) -> String {
         ("POST", _, Some(action)) if action.eq_ignore_ascii_case("endGetAccess") => "RevokeAccess",
         ("POST", _, Some(action)) => return format!("{kind}_{action}"),
         ("GET", _, Some(_)) => "InstanceView",
-        ("PUT", _, Some(_)) => "UpdateImmutabilityPolicy",
         ("PUT", ..) => "CreateOrUpdate",
         ("PATCH", ..) => "Update",
         ("DELETE", ..) => "Delete",
@@ -59,11 +58,12 @@ pub(super) fn name(method: &str, path: &str) -> String {
 }
 
 pub(super) fn call(sim: &Sim, path: &str, request: &Request) -> Answer<Response> {
-    permit(sim, request)?;
+    let application = authenticate(sim, request)?;
     if request.query("api-version").is_none() {
         let message = "The api-version query parameter (?api-version=) is required for all requests.";
         return Err(ApiError::refuse("MissingApiVersionParameter", message));
     }
+    rights::permit(sim, &application, &rights::needs(&request.method, path, &request.body))?;
     if path.contains("/locations/") {
         return operations::get(sim, path, request);
     }
@@ -113,21 +113,31 @@ pub(super) fn call(sim: &Sim, path: &str, request: &Request) -> Answer<Response>
         ("DELETE", None) => delete(sim, &id, request),
         ("POST", Some("begingetaccess")) => access::grant(sim, &id, request),
         ("POST", Some("endgetaccess")) => access::revoke(sim, &id, request),
-        ("PUT", Some("immutabilitypolicy")) if !is_disk => snapshots::keep(sim, &id, request),
+        ("POST", Some("updateimmutabilitypolicy")) if !is_disk => snapshots::keep(sim, &id, request, false),
+        ("POST", Some("updateimmutabilitypolicylock")) if !is_disk => snapshots::keep(sim, &id, request, true),
         _ => Err(nothing()),
     }
 }
 
-fn permit(sim: &Sim, request: &Request) -> Answer<()> {
+/// The application whose token it is, good or not.
+pub(super) fn application(sim: &Sim, request: &Request) -> Option<String> {
+    let token = request.header("authorization")?.strip_prefix("Bearer ")?;
+    sim.with(|world| world.azure.tokens.get(token).map(|(_, application)| application.clone()))
+}
+
+/// The application that asks.
+fn authenticate(sim: &Sim, request: &Request) -> Answer<String> {
     let denied = |code: &str, message: &str| Err(ApiError::new(401, code, message));
     let Some(token) = request.header("authorization").and_then(|it| it.strip_prefix("Bearer ")) else {
         return denied("AuthenticationFailed", "Authentication failed. The 'Authorization' header is missing.");
     };
-    let (until, now) = sim.with(|world| (world.azure.tokens.get(token).copied(), world.now()));
-    match until {
+    let (known, now) = sim.with(|world| (world.azure.tokens.get(token).cloned(), world.now()));
+    match known {
         None => denied("InvalidAuthenticationToken", "The access token is invalid."),
-        Some(until) if now >= until => denied("ExpiredAuthenticationToken", "The access token expiry time has passed."),
-        Some(_) => Ok(()),
+        Some((until, _)) if now >= until => {
+            denied("ExpiredAuthenticationToken", "The access token expiry time has passed.")
+        }
+        Some((_, application)) => Ok(application),
     }
 }
 

@@ -4,6 +4,8 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
+use serde_json::{Value, json};
+
 use super::ranges::{self, Range};
 use super::state::{Kind, Resource};
 use super::vhd::{FOOTER, footer};
@@ -21,6 +23,7 @@ const RANGES: usize = 10_000;
 pub(super) fn name(request: &Request) -> &'static str {
     match (request.method.as_str(), request.query("comp")) {
         ("PUT", Some("page")) if request.header("x-ms-page-write") == Some("clear") => "ClearPages",
+        ("PUT", Some("page")) if request.header("x-ms-copy-source").is_some() => "PutPageFromURL",
         ("PUT", Some("page")) => "PutPage",
         ("GET", Some("pagelist")) if previous(request).is_some() => "GetPageRangesDiff",
         ("GET", Some("pagelist")) => "GetPageRanges",
@@ -70,7 +73,8 @@ pub(super) fn call(sim: &Sim, path: &str, request: &Request) -> Answer<Response>
     sim.limiter.take(&[(blob.clone(), size, refill)]).map_err(|_| busy())?;
     match name(request) {
         "PutPage" | "ClearPages" if write => put(sim, &resource, request),
-        "PutPage" | "ClearPages" => {
+        "PutPageFromURL" if write => copy(sim, &resource, request),
+        "PutPage" | "ClearPages" | "PutPageFromURL" => {
             let message = "This request is not authorized to perform this operation using this permission.";
             Err(ApiError::new(403, "AuthorizationPermissionMismatch", message))
         }
@@ -79,6 +83,21 @@ pub(super) fn call(sim: &Sim, path: &str, request: &Request) -> Answer<Response>
         "GetBlobProperties" => Ok(described(Response::new(200, "application/octet-stream", ""), &resource)
             .with("x-ms-blob-content-length", (resource.bytes + FOOTER).to_string())),
         _ => Err(ApiError::refuse("UnsupportedHttpVerb", "The resource doesn't support the specified Http Verb.")),
+    }
+}
+
+/// What the log tells of a call: the disk by its name, the range, and how much came and went.
+pub(super) fn tell(sim: &Sim, path: &str, request: &Request, done: &Response, line: &mut Value) {
+    let name = path.split('/').nth(1).unwrap_or_default();
+    line["resource"] = json!(sim.with(|world| {
+        let access = world.azure.accesses.get(name)?;
+        Some(world.azure.resources.get(&access.resource)?.name.clone())
+    }));
+    line["range"] = json!(request.header("x-ms-range").or_else(|| request.header("range")));
+    line["sent"] = json!(done.body.len());
+    if !request.body.is_empty() {
+        line["received"] = json!(request.body.len());
+        line["content"] = json!(crate::store::hash_hex(&request.body)[..16]);
     }
 }
 
@@ -126,6 +145,15 @@ fn get(sim: &Sim, resource: &Resource, request: &Request) -> Answer<Response> {
         let message = "Ask for at most 64 MiB at once of this simulator.";
         return Err(ApiError::new(400, "OutOfRangeInput", message));
     }
+    let out = bytes(sim, resource, start, end)?;
+    let status = if asked.is_some() { 206 } else { 200 };
+    let answer = described(Response::new(status, "application/octet-stream", out), resource);
+    let part = format!("bytes {start}-{}/{size}", end - 1);
+    Ok(if asked.is_some() { answer.with("content-range", part) } else { answer })
+}
+
+/// Bytes of the blob: the disk's, and its footer's behind them.
+fn bytes(sim: &Sim, resource: &Resource, start: u64, end: u64) -> Answer<Vec<u8>> {
     let mut out = Vec::with_capacity((end - start) as usize);
     let data = start..end.min(resource.bytes);
     if let (Kind::Disk { .. }, false) = (&resource.kind, data.is_empty()) {
@@ -146,20 +174,22 @@ fn get(sim: &Sim, resource: &Resource, request: &Request) -> Answer<Response> {
         let from = start.max(resource.bytes) - resource.bytes;
         out.extend_from_slice(&foot[from as usize..(end - resource.bytes) as usize]);
     }
-    let status = if asked.is_some() { 206 } else { 200 };
-    let answer = described(Response::new(status, "application/octet-stream", out), resource);
-    let part = format!("bytes {start}-{}/{size}", end - 1);
-    Ok(if asked.is_some() { answer.with("content-range", part) } else { answer })
+    Ok(out)
+}
+
+/// What the SAS opens that a header's address has.
+fn addressed(sim: &Sim, url: &str, header: &str) -> Answer<Resource> {
+    let wrong = || ApiError::new(400, "InvalidHeaderValue", header);
+    let rest = url.split_once("/azure/blob/").map(|(_, rest)| rest);
+    let (path, query) = rest.and_then(|it| it.split_once('?')).ok_or_else(wrong)?;
+    let query: Vec<(String, String)> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+    let get = |name: &str| query.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
+    open(sim, path, get).map(|(found, _)| found)
 }
 
 /// The snapshot that another SAS opens, of the same family.
 fn compared(sim: &Sim, resource: &Resource, url: &str) -> Answer<Resource> {
-    let wrong = |message: &str| ApiError::new(400, "InvalidHeaderValue", message);
-    let rest = url.split_once("/azure/blob/").map(|(_, rest)| rest);
-    let (path, query) = rest.and_then(|it| it.split_once('?')).ok_or_else(|| wrong("x-ms-previous-snapshot-url"))?;
-    let query: Vec<(String, String)> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
-    let get = |name: &str| query.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
-    let (found, _) = open(sim, path, get)?;
+    let found = addressed(sim, url, "x-ms-previous-snapshot-url")?;
     let incremental = |it: &Resource| matches!(it.kind, Kind::Snapshot { incremental: true, .. });
     if found.family != resource.family || !incremental(&found) || !incremental(resource) {
         let message = "The previous snapshot is not of the same incremental snapshot family.";
@@ -210,6 +240,38 @@ fn list(sim: &Sim, resource: &Resource, request: &Request) -> Answer<Response> {
     }
     let answer = Response::new(200, "application/xml", document("PageList", None, &body));
     Ok(described(answer, resource).with("x-ms-blob-content-length", size.to_string()))
+}
+
+/// Copies pages from behind another SAS. The source is anything that can be read; it may be another family's.
+fn copy(sim: &Sim, resource: &Resource, request: &Request) -> Answer<Response> {
+    let odd = |what: &str| ApiError::refuse("InvalidHeaderValue", what);
+    let (start, end) = range(request, resource.bytes + FOOTER)?.ok_or_else(|| odd("x-ms-range"))?;
+    if start % 512 != 0 || end % 512 != 0 {
+        return Err(ApiError::new(416, "InvalidPageRange", "The page range specified is invalid."));
+    }
+    if end - start > LARGEST_WRITE || !request.body.is_empty() {
+        let message = "The request body is too large and exceeds the maximum permissible limit.";
+        return Err(ApiError::new(413, "RequestBodyTooLarge", message));
+    }
+    if request.header("x-ms-page-write") != Some("update") {
+        return Err(odd("x-ms-page-write is update"));
+    }
+    let url = request.header("x-ms-copy-source").unwrap_or_default();
+    let source = addressed(sim, url, "x-ms-copy-source").map_err(|why| match why.status {
+        403 => ApiError::new(403, "CannotVerifyCopySource", &why.message),
+        _ => why,
+    })?;
+    let wanted = request.header("x-ms-source-range").and_then(|it| it.strip_prefix("bytes="));
+    let wanted = wanted
+        .and_then(|it| it.split_once('-'))
+        .and_then(|(from, to)| Some((from.parse::<u64>().ok()?, to.parse::<u64>().ok()?.checked_add(1)?)));
+    let (from, to) = wanted.ok_or_else(|| odd("x-ms-source-range"))?;
+    if to.checked_sub(from) != Some(end - start) || to > source.bytes + FOOTER {
+        return Err(ApiError::new(416, "InvalidRange", "The range specified is invalid for the current size."));
+    }
+    let data = bytes(sim, &source, from, to)?;
+    File::options().write(true).open(sim.azure_disk(&resource.unique))?.write_all_at(&data, start)?;
+    Ok(described(Response::new(201, "application/xml", ""), resource))
 }
 
 fn put(sim: &Sim, resource: &Resource, request: &Request) -> Answer<Response> {

@@ -1,8 +1,9 @@
-//! Tokens for an application that knows its secret.
+//! Tokens for applications that know the secret.
 
 use serde_json::json;
 
-use super::state::{CLIENT, SECRET, TENANT};
+use super::rights;
+use super::state::{SECRET, TENANT};
 use crate::clock::later;
 use crate::error::{Answer, ApiError};
 use crate::http::{Request, Response};
@@ -21,7 +22,8 @@ pub(super) fn token(sim: &Sim, path: &str, request: &Request) -> Answer<Response
     if get("grant_type") != Some("client_credentials") {
         return denied(400, "unsupported_grant_type", "AADSTS70003: only client_credentials is simulated");
     }
-    if get("client_id") != Some(CLIENT) {
+    let application = get("client_id").unwrap_or_default().to_owned();
+    if !sim.with(|world| rights::is_known(world, &application)) {
         return denied(400, "unauthorized_client", "AADSTS700016: the application was not found in the directory");
     }
     if get("client_secret") != Some(SECRET) {
@@ -33,8 +35,8 @@ pub(super) fn token(sim: &Sim, path: &str, request: &Request) -> Answer<Response
     let made = format!("sim.{}", capitals(60));
     sim.change(|world| {
         let now = world.now();
-        world.azure.tokens.retain(|_, until| now < *until);
-        world.azure.tokens.insert(made.clone(), later(now, f64::from(SECONDS)));
+        world.azure.tokens.retain(|_, (until, _)| now < *until);
+        world.azure.tokens.insert(made.clone(), (later(now, f64::from(SECONDS)), application));
         Ok(())
     })?;
     let body =

@@ -11,6 +11,7 @@ mod login;
 mod machines;
 mod operations;
 mod ranges;
+pub(crate) mod rights;
 mod snapshots;
 pub(crate) mod state;
 mod vhd;
@@ -46,8 +47,15 @@ pub(crate) fn serve(sim: &Sim, request: &Request, request_id: &str) -> Response 
         "request": request_id, "service": format!("azure-{part}"), "operation": name(request), "status": done.status,
         "method": request.method, "path": path,
     });
+    if part == "arm" {
+        line["application"] = json!(arm::application(sim, request));
+        line["needs"] = json!(rights::needs(&request.method, path, &request.body));
+    }
     if part == "arm" && !request.body.is_empty() {
         line["body"] = serde_json::from_slice(&request.body).unwrap_or_default();
+    }
+    if part == "blob" {
+        blob::tell(sim, path, request, &done, &mut line);
     }
     if let Some(code) = log_error {
         line["error"] = json!(code);

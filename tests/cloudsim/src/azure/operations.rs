@@ -33,9 +33,10 @@ pub(super) fn accepted(sim: &Sim, request: &Request, location: &str, id: &str, b
     let seconds = sim.with(|world| world.settings.weather.arm_seconds);
     let host = request.header("host").unwrap_or_default();
     let version = request.query("api-version").unwrap_or_default();
+    let kind = if request.path.to_lowercase().contains("/virtualmachines/") { "operations" } else { "DiskOperations" };
     let at = format!(
         "http://{host}/azure/arm/subscriptions/{SUBSCRIPTION}/providers/Microsoft.Compute/locations/{location}/\
-         operations/{id}"
+         {kind}/{id}"
     );
     let response = match body {
         Some(body) => Response::json(202, &body),

@@ -27,17 +27,20 @@ pub(super) fn describe(it: &Resource, now: jiff::Timestamp, properties: &mut Val
         let gone = now.duration_since(it.created).as_secs_f64();
         properties["completionPercent"] = json!((gone / whole * 100.0).clamp(0.0, 100.0));
     }
-    if let Some(until) = kept {
-        let state = if *locked { "Locked" } else { "Unlocked" };
-        properties["immutabilityPolicy"] = json!({ "immutabilityState": state, "expirationTime": until });
+    if let Some((since, days)) = kept {
+        let until = expiry(*since, *days);
+        properties["immutabilityPolicy"] = json!({
+            "immutabilityDurationDays": days, "type": if *locked { "Locked" } else { "Unlocked" },
+            "policyStartTime": since, "policyExpirationTime": until, "isPolicyExpired": now >= until,
+        });
     }
 }
 
 /// Why a snapshot cannot be deleted, if it cannot.
 pub(super) fn deletable(it: &Resource, now: jiff::Timestamp) -> Answer<()> {
     match &it.kind {
-        Kind::Snapshot { kept: Some(until), .. } if now < *until => {
-            let message = format!("Snapshot {} is kept by its immutability policy.", it.name);
+        Kind::Snapshot { kept: Some((since, days)), .. } if now < expiry(*since, *days) => {
+            let message = format!("Snapshot {} cannot be deleted: its immutability policy has not expired.", it.name);
             Err(ApiError::new(409, "OperationNotAllowed", message))
         }
         _ => Ok(()),
@@ -107,28 +110,38 @@ pub(super) fn create(sim: &Sim, id: &str, name: &str, request: &Request) -> Answ
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Policy {
-    state: String,
-    immutability_period_in_days: u64,
+    r#type: String,
+    immutability_duration_days: u32,
 }
 
-/// Keeps a snapshot for so many days; a locked policy is only made longer.
-pub(super) fn keep(sim: &Sim, id: &str, request: &Request) -> Answer<Response> {
+fn expiry(since: jiff::Timestamp, days: u32) -> jiff::Timestamp {
+    later(since, f64::from(days) * 86_400.0)
+}
+
+/// Keeps a snapshot for so many days from now on; one that is locked (`lock`) is only kept longer.
+pub(super) fn keep(sim: &Sim, id: &str, request: &Request, lock: bool) -> Answer<Response> {
     let wanted: Policy = body(request)?;
-    let (location, operation, shown) = sim.change(|world| {
-        let found = find(world, id)?.clone();
-        let until = later(found.created, wanted.immutability_period_in_days as f64 * 86_400.0);
+    if wanted.r#type != if lock { "Locked" } else { "Unlocked" } || wanted.immutability_duration_days == 0 {
+        return Err(invalid("The policy's type does not fit the call, or it keeps nothing."));
+    }
+    let (location, operation) = sim.change(|world| {
+        let (now, found) = (world.now(), find(world, id)?.clone());
         let Kind::Snapshot { kept, locked, .. } = &found.kind else { return Err(invalid("not a snapshot")) };
-        if *locked && (wanted.state != "Locked" || kept.is_some_and(|kept| until < kept)) {
+        if lock && kept.is_none() {
+            return Err(invalid("There is no policy that could be locked."));
+        }
+        let until = expiry(now, wanted.immutability_duration_days);
+        if *locked && (!lock || kept.is_some_and(|(since, days)| until < expiry(since, days))) {
             let message = format!("The policy of {} is locked: it can only be made longer.", found.name);
             return Err(ApiError::new(409, "OperationNotAllowed", message));
         }
         if let Some(it) = world.azure.resources.get_mut(&id.to_lowercase())
             && let Kind::Snapshot { kept, locked, .. } = &mut it.kind
         {
-            (*kept, *locked) = (Some(until), wanted.state == "Locked");
+            (*kept, *locked) = (Some((now, wanted.immutability_duration_days)), lock);
         }
         let shown = show(find(world, id)?, world);
-        Ok((found.location, operations::begin(world, Some(shown.clone())), shown))
+        Ok((found.location, operations::begin(world, Some(shown))))
     })?;
-    Ok(operations::accepted(sim, request, &location, &operation, Some(shown)))
+    Ok(operations::accepted(sim, request, &location, &operation, None))
 }

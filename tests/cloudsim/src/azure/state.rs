@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::rights::Role;
 use crate::world::resource::Tags;
 
 /// The subscription, the tenant and the application that exist.
@@ -19,8 +20,10 @@ pub(crate) const GROUPS: [(&str, &str); 2] = [("prod", "westeurope"), ("dr", "no
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Azure {
-    /// Bearer tokens, and until when they are good.
-    pub(crate) tokens: BTreeMap<String, Timestamp>,
+    /// Bearer tokens: until when they are good, and whose they are.
+    pub(crate) tokens: BTreeMap<String, (Timestamp, String)>,
+    /// What applications beside the owner may do.
+    pub(crate) roles: BTreeMap<String, Vec<Role>>,
     pub(crate) resources: BTreeMap<String, Resource>,
     pub(crate) machines: BTreeMap<String, Vm>,
     pub(crate) operations: BTreeMap<String, Operation>,
@@ -66,8 +69,8 @@ pub(crate) enum Kind {
         incremental: bool,
         /// From another region; complete then.
         copied: Option<Timestamp>,
-        /// Cannot be deleted before.
-        kept: Option<Timestamp>,
+        /// Cannot be deleted for so many days from then on.
+        kept: Option<(Timestamp, u32)>,
         locked: bool,
     },
 }

@@ -1,14 +1,18 @@
 //! Images: an incremental snapshot per disk, `<image>` of the boot disk and `<image>-1` and so on of the others. The
 //! tags that are set on the boot disk's snapshot last are the commit.
 
-use model::{DiskName, Error, Firmware, ImageId, ImageOptions, Kind, RestorePoint, Result, Role, Tags, Token};
+use model::{
+    DiskName, Error, Firmware, ImageId, ImageOptions, Kind, PointDisk, RestorePoint, Result, Role, Tags, Token,
+};
 use serde_json::json;
 
 use super::super::arm::{Shown, What};
 use super::super::http::Client;
 use super::super::{AzureSite, marks};
+use super::keep::keep;
+use super::record;
 use super::write::WRITTEN;
-use cloud::ImageDisk;
+use cloud::{CopyRequest, ImageDisk};
 
 /// The snapshot of an image's disk, by its place in boot order.
 pub(in crate::compute) fn snapshot(image: &str, place: usize) -> String {
@@ -24,7 +28,8 @@ pub(in crate::compute) fn image_of(snapshot: &str) -> Option<&str> {
     (image.ends_with("-i") && place.parse::<usize>().is_ok_and(|place| place > 0)).then_some(image)
 }
 
-fn name(token: &Token) -> String {
+/// The name of the image that a token makes.
+pub(in crate::compute) fn name(token: &Token) -> String {
     format!("{}-i", marks::name(token))
 }
 
@@ -46,14 +51,14 @@ pub(in crate::compute) async fn show(client: &Client, image: &ImageId) -> Result
     Ok((found, point))
 }
 
-/// The snapshot of a disk of an image, and the disk's size.
-pub(super) async fn disk_of(client: &Client, image: &ImageId, disk: &DiskName) -> Result<(String, u64)> {
-    let (_, point) = show(client, image).await?;
+/// The snapshot of a disk of an image, and what the point says of the disk.
+pub(super) async fn disk_of(client: &Client, image: &ImageId, disk: &DiskName) -> Result<(String, PointDisk)> {
+    let (_, mut point) = show(client, image).await?;
     let place = point.disks.iter().position(|known| known.name == *disk);
     let place = place.ok_or_else(|| {
         Error::new(Kind::NotFound, format!("cannot open disk {disk} of image {image}")).because("it has no such disk")
     })?;
-    Ok((snapshot(image.as_str(), place), point.disks[place].size))
+    Ok((snapshot(image.as_str(), place), point.disks.swap_remove(place)))
 }
 
 /// Makes an image of disks that were written.
@@ -68,8 +73,7 @@ pub(super) async fn register(
     let (client, name) = (site.client()?, name(token));
     let operation = || format!("cannot register point {}", point.id);
     let wrong = |why: String| Error::new(Kind::Invalid, operation()).because(why);
-    options.within(cloud::AZURE_IMAGE_OPTIONS, "azure")?;
-    marks::fits(&options.tags)?;
+    fits(options)?;
     if disks.is_empty() || disks.len() != point.disks.len() {
         return Err(wrong(format!("it has {} disks, and {} were written", point.disks.len(), disks.len())));
     }
@@ -79,18 +83,24 @@ pub(super) async fn register(
     let committed = sealed(options, point, role, token, &disks[0].name)?;
     let known = client.find(What::Snapshot, &name).await?;
     // registered by a call whose answer was lost
-    if known.is_none_or(|known| known.tags != committed) {
+    let same = |known: &Shown| known.tags.iter().filter(|(key, _)| *key != record::BASE).eq(&committed);
+    if !known.as_ref().is_some_and(same) {
+        let mut bases = Vec::new();
         for (place, disk) in disks.iter().enumerate() {
-            freeze(site, disk, &snapshot(&name, place), point, token)
-                .await
-                .map_err(|error| error.within(operation()))?;
+            let frozen = freeze(site, disk, &snapshot(&name, place), point, token).await;
+            bases.push(frozen.map_err(|error| error.within(operation()))?);
         }
-        for (place, disk) in disks.iter().enumerate().skip(1) {
-            let mut tags = marks::tags(token, role, &[(marks::PART, "image"), (marks::DISK, disk.name.as_str())]);
-            tags.extend(options.tags.clone());
+        let mut bases = bases.into_iter();
+        let boot = bases.next().flatten();
+        for ((place, disk), base) in disks.iter().enumerate().skip(1).zip(bases) {
+            let mut tags = further(options, role, token, &disk.name);
+            tags.extend(base);
             client.tag(What::Snapshot, &snapshot(&name, place), &tags).await?;
         }
-        client.tag(What::Snapshot, &name, &committed).await?;
+        client.tag(What::Snapshot, &name, &committed.into_iter().chain(boot).collect()).await?;
+    }
+    if let (Some(time), Role::Replica) = (options.immutability, role) {
+        keep(client, &name, disks.len(), time).await.map_err(|error| error.within(operation()))?;
     }
     // the snapshots hold everything now
     for disk in disks {
@@ -99,17 +109,44 @@ pub(super) async fn register(
     ImageId::new(name)
 }
 
-/// The tags of the boot disk's snapshot of a registered image.
-fn sealed(options: &ImageOptions, point: &RestorePoint, role: Role, token: &Token, boot: &DiskName) -> Result<Tags> {
-    let mut tags = marks::tags(token, role, &[(marks::PART, "image"), (marks::DISK, boot.as_str())]);
+/// Refuses options that no image here can have.
+pub(in crate::compute) fn fits(options: &ImageOptions) -> Result<()> {
+    options.within(cloud::AZURE_IMAGE_OPTIONS, "azure")?;
+    marks::fits(&options.tags)
+}
+
+/// The tags of a disk of an image that is a copy, by its place.
+pub(in crate::compute) fn tags(place: usize, disk: &DiskName, request: &CopyRequest, role: Role) -> Result<Tags> {
+    let CopyRequest { point, options, token, .. } = request;
+    match place {
+        0 => sealed(options, point, role, token, disk),
+        _ => Ok(further(options, role, token, disk)),
+    }
+}
+
+/// The tags of another disk's snapshot than the boot disk's.
+fn further(options: &ImageOptions, role: Role, token: &Token, disk: &DiskName) -> Tags {
+    let mut tags = marks::tags(token, role, &[(marks::PART, "image"), (marks::DISK, disk.as_str())]);
     tags.extend(options.tags.clone());
-    let carried = marks::of_point(point, tags.len())?;
+    tags
+}
+
+/// The tags of the boot disk's snapshot of a registered image, but for that of its base.
+fn sealed(options: &ImageOptions, point: &RestorePoint, role: Role, token: &Token, boot: &DiskName) -> Result<Tags> {
+    let mut tags = further(options, role, token, boot);
+    let carried = marks::of_point(point, tags.len() + 1)?;
     tags.extend(carried);
     Ok(tags)
 }
 
-/// Makes the snapshot of a disk that was written, unless it is there.
-async fn freeze(site: &AzureSite, disk: &ImageDisk, name: &str, point: &RestorePoint, token: &Token) -> Result<()> {
+/// Makes the snapshot of a disk that was written. Answers the tag that names the disk's base, if it has one.
+async fn freeze(
+    site: &AzureSite,
+    disk: &ImageDisk,
+    name: &str,
+    point: &RestorePoint,
+    token: &Token,
+) -> Result<Option<(String, String)>> {
     let client = site.client()?;
     let operation = || format!("cannot use disk {}", disk.name);
     let written = client.find(What::Disk, &disk.id).await?;
@@ -128,11 +165,16 @@ async fn freeze(site: &AzureSite, disk: &ImageDisk, name: &str, point: &RestoreP
             "creationData": { "createOption": "Copy", "sourceResourceId": written.id },
         },
     });
-    client.create(What::Snapshot, name, &body, false).await
+    client.create(What::Snapshot, name, &body, false).await?;
+    Ok(written.tags.get(record::BASE).map(|base| (record::BASE.to_owned(), base.clone())))
 }
 
 /// Deletes an image: the boot disk's snapshot first, without which the others are leftovers.
 pub(in crate::compute) async fn delete(client: &Client, image: &str) -> Result<()> {
+    let found = client.find(What::Snapshot, image).await?;
+    if let Some(Ok(point)) = found.and_then(|found| marks::point_in(image, &found.tags)) {
+        point.disks.iter().for_each(|disk| record::forget(&client.config.scratch, &disk.root));
+    }
     client.delete(What::Snapshot, image).await?;
     for other in client.list(What::Snapshot).await? {
         if image_of(&other.name) == Some(image) && marks::ours(&other.tags).is_some() {

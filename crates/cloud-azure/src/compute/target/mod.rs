@@ -2,19 +2,25 @@
 
 mod image;
 mod instance;
+mod keep;
+mod record;
 mod write;
 
 use std::time::Duration;
 
 use async_trait::async_trait;
-use disk::{DiskRead, DiskWrite};
-use model::{DiskName, Error, ImageId, ImageOption, ImageOptions, InstanceId, Kind, RestorePoint, Result, Role, Token};
+use disk::{DiskRead, DiskWrite, Progress};
+use model::{
+    DiskName, Error, ImageId, ImageOption, ImageOptions, InstanceId, Kind, PointDisk, RestorePoint, Result, Role, Token,
+};
 
-pub(super) use self::image::{delete as delete_image, image_of};
+pub(super) use self::image::{
+    delete as delete_image, fits, generation, image_of, name as image_name, show, snapshot, tags,
+};
 pub(super) use self::instance::{destroy, id_of};
+pub(super) use self::keep::keep;
 
 use super::arm::What;
-use super::read::BlobDisk;
 use super::{AzureSite, blob, marks};
 use cloud::{Console, ImageDisk, Instance, LaunchOptions, ProbeState, Target, WriteStyle};
 
@@ -25,8 +31,7 @@ impl Target for AzureSite {
     }
 
     fn write_style(&self) -> WriteStyle {
-        // a managed disk can be written only while it is uploaded, as a whole
-        WriteStyle { patches: false, request: Some(blob::PUT) }
+        WriteStyle { patches: true, request: Some(blob::PUT) }
     }
 
     async fn create_disk(
@@ -36,23 +41,28 @@ impl Target for AzureSite {
         base: Option<&ImageId>,
         token: &Token,
     ) -> Result<(ImageDisk, Box<dyn DiskWrite>)> {
-        let base = match base {
-            Some(image) => Some(self.open_image(image, disk).await?),
-            None => None,
-        };
-        let upload = write::begin(self, token, disk, size).await?;
+        let (mut over, mut under) = (None, None);
+        if let Some(image) = base {
+            let (_, known) = image::disk_of(self.client()?, image, disk).await?;
+            if known.size <= size {
+                over = Some(record::base(self, image, disk).await?);
+            } else {
+                under = Some(self.open_image(image, disk).await?);
+            }
+        }
+        let upload = write::begin(self, token, disk, size, over).await?;
         let made = ImageDisk { name: disk.clone(), id: upload.id().to_owned() };
         let writer: Box<dyn DiskWrite> = Box::new(upload);
-        // what the base has and does not arrive is read there and sent again
-        Ok((made, base.into_iter().fold(writer, |writer, base| disk::over(base, writer))))
+        // the disk was made smaller: what the base has and does not arrive is read there and sent again
+        Ok((made, under.into_iter().fold(writer, |writer, base| disk::over(base, writer))))
     }
 
     async fn open_image(&self, image: &ImageId, disk: &DiskName) -> Result<Box<dyn DiskRead>> {
-        let client = self.client()?;
-        let (snapshot, size) = image::disk_of(client, image, disk).await?;
-        let access = self.accesses.open(client, What::Snapshot, &snapshot, false).await?;
-        let name = format!("disk {disk} of image {image} at {}", self.config.site);
-        Ok(Box::new(BlobDisk { http: client.http.clone(), access, since: None, size, name }))
+        Ok(Box::new(record::reader(self, image, disk).await?.0))
+    }
+
+    async fn check_written(&self, image: &ImageId, disk: &PointDisk, progress: &dyn Progress) -> Result<Option<u64>> {
+        record::check(self, image, disk, progress).await
     }
 
     async fn register(
