@@ -4,6 +4,7 @@ mod journey;
 mod keep;
 mod lab;
 mod relay;
+mod rights;
 mod storm;
 mod suites;
 mod update;

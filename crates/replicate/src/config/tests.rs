@@ -11,7 +11,7 @@ fn samples() -> PathBuf {
 
 fn known() -> Known {
     Known {
-        sites: ["lab", "dr-eu", "edge", "cloud-a", "cloud-b", "cloud-c"]
+        sites: ["lab", "dr-eu", "edge", "cloud-a", "cloud-b", "cloud-c", "cloud-d"]
             .map(|site| (site.into(), site != "dr-eu", site != "edge"))
             .into(),
         kinds: [
@@ -21,6 +21,7 @@ fn known() -> Known {
             ("cloud-a", "openstack"),
             ("cloud-b", "memory"),
             ("cloud-c", "aws"),
+            ("cloud-d", "azure"),
         ]
         .map(|(site, kind)| (site.into(), kind.into()))
         .into(),
