@@ -50,12 +50,16 @@ impl Lab {
         self.folder.path().join("secret")
     }
 
-    /// The group `prod` in westeurope.
-    pub fn config(&self) -> AzureConfig {
+    /// The login of an application; all have the same secret.
+    pub fn login(&self, client: &str) -> Login {
         let secret = self.secret();
         std::fs::write(&secret, format!("# of the application\n{}\n", self.text("secret"))).unwrap();
-        let (tenant, client) = (self.text("tenant"), self.text("client"));
-        let identity = Identity::Secret { tenant, client, secret: Secret::File(secret) };
+        let (tenant, client) = (self.text("tenant"), client.to_owned());
+        Login::new(Identity::Secret { tenant, client, secret: Secret::File(secret) }, self.text("login"))
+    }
+
+    /// The group `prod` in westeurope.
+    pub fn config(&self) -> AzureConfig {
         let network = "/subscriptions/s/resourceGroups/net/providers/Microsoft.Network/virtualNetworks/n/subnets";
         let usual = LaunchSpec {
             size: Some("Standard_B1s".to_owned()),
@@ -68,7 +72,7 @@ impl Lab {
             subscription: self.text("subscription"),
             group: "prod".to_owned(),
             location: "westeurope".to_owned(),
-            login: Login::new(identity, self.text("login")),
+            login: self.login(&self.text("client")),
             arm: self.text("arm"),
             storage: "StandardSSD_LRS".to_owned(),
             scratch: self.folder.path().join("scratch"),

@@ -32,7 +32,7 @@ fn lower(actions: &Value) -> BTreeSet<String> {
 async fn sites(lab: &Lab, name: &str, role: &Value) -> (Arc<dyn Cloud>, Arc<dyn Cloud>) {
     lab.control("PUT", &format!("roles?application={name}"), Some(&json!([role]))).await;
     let site = |config: AzureConfig| -> Arc<dyn Cloud> {
-        let mut config = AzureConfig { client: name.to_owned(), ..config };
+        let mut config = AzureConfig { login: lab.login(name), ..config };
         config.restore.usual.security_group = Some("/subscriptions/s/networkSecurityGroups/closed".to_owned());
         Arc::new(Retrying::new(Arc::new(AzureSite::new(config)), RetryOptions::default()))
     };

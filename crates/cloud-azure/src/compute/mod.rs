@@ -25,6 +25,7 @@ mod source;
 mod target;
 mod vhd;
 
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
