@@ -7,6 +7,8 @@ Usage: hands.py upload CLOUD NAME FILE FORMAT      an image of a file; prints it
        hands.py console CLOUD SERVER               prints its console so far, whole lines only
        hands.py stop CLOUD SERVER                  powers it off, and waits until it is
        hands.py delete CLOUD SERVER                deletes it, and waits until it is gone
+       hands.py key CLOUD NAME                     makes a key pair
+       hands.py group CLOUD NAME                   makes a security group; prints its id
        hands.py clean CLOUD...                     deletes everything of the project but its network `net`
 """
 import sys
@@ -82,6 +84,14 @@ def delete(cloud, server):
     compute.wait_for_delete(found, interval=1, wait=LIMIT)
 
 
+def key(cloud, name):
+    connect(cloud).compute.create_keypair(name=name)
+
+
+def group(cloud, name):
+    print(connect(cloud).network.create_security_group(name=name).id)
+
+
 def clean(cloud):
     """Again and again until nothing is left: what is in use goes when its user has gone."""
     connection = connect(cloud)
@@ -113,4 +123,4 @@ if __name__ == "__main__":
             clean(name)
     else:
         {"upload": upload, "serve": serve, "console": console, "stop": stop,
-         "delete": delete}[verb](*arguments)
+         "delete": delete, "key": key, "group": group}[verb](*arguments)

@@ -2,6 +2,7 @@
 
 Usage: judge.py list CLOUD...          everything that the clouds' project holds, as JSON by cloud and kind
        judge.py hash CLOUD IMAGE       SHA-512 of an image's bytes, downloaded and hashed here
+       judge.py server CLOUD SERVER    a server as Nova tells of it to this cloud's user; an administrator sees more
 """
 import hashlib
 import json
@@ -91,5 +92,8 @@ if __name__ == "__main__":
         json.dump({cloud: listing(cloud) for cloud in arguments}, sys.stdout, indent=1)
     elif verb == "hash":
         print(digest(*arguments))
+    elif verb == "server":
+        cloud, server = arguments
+        json.dump(get(connect(cloud), "compute", f"/servers/{server}", "2.67")["server"], sys.stdout)
     else:
         sys.exit(__doc__)

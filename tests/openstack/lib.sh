@@ -14,7 +14,7 @@ export OSLAB=${OSLAB:-${REPLICATE_CACHE:-$HOME/.cache/replicate}/openstack}
 PORT=${OSLAB_PORT:-25000} # the first of 32 ports, below those that the kernel hands out to clients
 PASS=oslab
 KEYSTONE=http://127.0.0.1:$PORT/v3
-PROJECTS=${OSLAB_PROJECTS:-alice bob services source target relay crash live}
+PROJECTS=${OSLAB_PROJECTS:-alice bob services source target relay crash twice live increment restore}
 RULES=$HERE/../../deploy/iam/openstack/access-rules.json
 export OS_CLIENT_CONFIG_FILE=$OSLAB/clouds.yaml
 PY=/usr/bin/python3
@@ -29,7 +29,7 @@ cannot() { printf 'SKIPPED: no OpenStack here: %s\n' "$*"; exit 77; }
 root_or_sudo() {
   [ "$(id -u)" != 0 ] || return 0
   sudo -n true 2>/dev/null || cannot "neither root nor sudo"
-  exec sudo -n env OSLAB="$OSLAB" OSLAB_PORT="$PORT" OSLAB_PROJECTS="$PROJECTS" "$HERE/$(basename "$0")" "$@"
+  exec sudo -n env OSLAB="$OSLAB" OSLAB_NO_INSTALL="${OSLAB_NO_INSTALL:-}" OSLAB_PORT="$PORT" OSLAB_PROJECTS="$PROJECTS" "$HERE/$(basename "$0")" "$@"
 }
 
 # One region's names, folders and ports. Services of region two differ from those of region one in nothing else.

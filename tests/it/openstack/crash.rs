@@ -1,17 +1,20 @@
-//! kill -9 at numbered points of capture, upload, import, launch and drill, as processes, against real services. After
-//! each death the next process recovers, and the judge must find nothing that the ledger does not know, and nothing twice.
+//! kill -9 at numbered points of capture, upload, relay, restore, launch and drill, as processes, against real services.
+//! After each death the next process recovers, and the judge must find nothing that the ledger does not know, and nothing
+//! twice.
 //!
-//! Without `REPLICATE_SWEEP=full` every so-manieth point is died at, beginning at another one each time.
+//! `REPLICATE_SWEEP=full` dies at every point (hours), `wide` at a dozen of each scenario, else it is two of each; they lie
+//! evenly, and begin at another one each time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Command;
 
+use cloud::openstack::{LaunchSpec, MacChoice, NetworkSpec};
 use engine::{CheckScope, Choice, DrillRequest, PruneRequest, RunOutcome, VerifyRequest};
-use model::{ImageId, InstanceId, Place, Policy, ServerName};
+use model::{Place, Policy, ServerName};
 
-use super::house::{House, ONE, SERVER, TWO, at, in_vault, policy, site_name};
+use super::house::{House, ONE, SERVER, Setup, TWO, at, in_vault, policy, site_name};
 use super::lab::{Lab, Thing, World, lab};
 
 const PROJECT: &str = "crash";
@@ -21,48 +24,65 @@ const SCENARIO: &str = "REPLICATE_TEST_SCENARIO";
 const CLOUDS_FILE: &str = "REPLICATE_TEST_CLOUDS";
 
 /// A stopped server: a capture of it takes seconds, and what is proved here does not depend on what it writes.
+/// `pair` sends no byte through us to the second region: Glance there fetches the image that the first one gets.
 fn policies() -> Vec<Policy> {
-    vec![policy("web", ONE, SERVER, &[in_vault(), at(TWO)])]
+    let mut pair = policy("pair", ONE, SERVER, &[at(ONE), at(TWO)]);
+    pair.replicate[1].via = model::Via::Relay;
+    vec![policy("web", ONE, SERVER, &[in_vault(), at(TWO)]), pair]
 }
 
-async fn act(house: &House, scenario: &str) {
+/// What a restored server gets: disks that are volumes, and a port of its own, so that its launch has the most to lose.
+fn launched() -> LaunchSpec {
+    let network = NetworkSpec { network: "net".to_owned(), address: Some("10.0.2.77".to_owned()), mac: MacChoice::New };
+    LaunchSpec { networks: Some(vec![network]), boot_from_volume: Some(true), ..LaunchSpec::default() }
+}
+
+async fn house(clouds: &Path, folder: &Path) -> House {
+    House::open(clouds, folder, PROJECT, Setup { launched: launched(), ..policies().into() }).await
+}
+
+async fn act(house: &House, folder: &Path, scenario: &str) {
     let choice =
         Choice { server: ServerName::new(SERVER).unwrap(), at: None, point: None, from: None, via: model::Via::Auto };
     match scenario {
-        "run" => {
-            house.run("web").await;
+        "run" => drop(house.run("web").await),
+        "relay" => {
+            let run = house.run("pair").await;
+            assert!(run.destinations.iter().any(|there| there.via == model::Via::Relay), "{run:#?}");
         }
-        // image and server at the other region, then both are deleted as a person would
-        "restore" => {
-            let made = house.restore(SERVER, at(TWO), ONE).await;
-            gone(house, made.instance.unwrap(), made.image.unwrap()).await;
-        }
+        "restore" => drop(house.restore(SERVER, in_vault(), ONE).await),
         "drill" => {
             let choice = Choice { from: Some(in_vault()), ..choice };
             let drill = house.engine.drill(&DrillRequest { choice, site: Some(site_name(TWO)) }).await.unwrap();
             assert!(drill.passed, "{drill:#?}");
         }
-        "recover" => recover(house).await,
+        "recover" => recover(house, folder).await,
         other => panic!("no scenario {other}"),
     }
 }
 
-async fn gone(house: &House, instance: InstanceId, image: ImageId) {
-    house.target(ONE).destroy(&instance).await.unwrap();
-    for resource in house.one.owned().await.unwrap() {
-        if resource.id == image.as_str() {
-            house.one.delete(&resource).await.unwrap();
-        }
+/// Deletes the server that a restore has left, what it is connected to, and its image, as a person would. What belongs
+/// to a policy stays.
+async fn forget_restored(house: &House) {
+    let mut owned = house.one.owned().await.unwrap();
+    owned.retain(|resource| !resource.tags.contains_key("replicate:policy"));
+    owned.sort_by_key(|resource| resource.kind != "instance");
+    for resource in owned {
+        house.one.delete(&resource).await.unwrap();
     }
 }
 
 /// What the next start does.
-async fn recover(house: &House) {
+async fn recover(house: &House, folder: &Path) {
     for run in house.engine.resume().await.unwrap().runs {
         assert_eq!(run.outcome, RunOutcome::Done, "{run:#?}");
     }
     let swept = house.engine.sweep().await.unwrap();
     assert!(swept.problems.is_empty() && swept.in_use.is_empty(), "{swept:#?}");
+    // recovering twice is as recovering once
+    assert!(house.engine.resume().await.unwrap().runs.is_empty());
+    let again = house.engine.sweep().await.unwrap();
+    assert!(again.problems.is_empty() && again.deleted.is_empty(), "{again:#?}");
     for _ in 0..2 {
         let pruned = house.engine.prune(&PruneRequest::default()).await.unwrap();
         assert!(pruned.problems.is_empty(), "{pruned:#?}");
@@ -72,6 +92,18 @@ async fn recover(house: &House) {
     assert!(verified.is_good(), "{verified:#?}");
     let adopted = house.engine.adopt().await.unwrap();
     assert!(adopted.gone.is_empty() && adopted.problems.is_empty(), "{adopted:#?}");
+    std::fs::write(folder.join("known"), serde_json::to_string(&known(house).await).unwrap()).unwrap();
+}
+
+/// The images that the ledger knows to be at the sites, each with how often.
+async fn known(house: &House) -> BTreeMap<String, usize> {
+    let mut images = BTreeMap::new();
+    for point in house.engine.points(None).await.unwrap() {
+        for replica in point.replicas.iter().filter(|replica| matches!(replica.place, Place::Site(_))) {
+            *images.entry(replica.image.as_ref().unwrap().to_string()).or_default() += 1;
+        }
+    }
+    images
 }
 
 /// The child: does what it is told in the folder that it is told, and may be killed meanwhile.
@@ -80,8 +112,8 @@ async fn recover(house: &House) {
 async fn child() {
     let (Some(folder), Ok(scenario)) = (std::env::var_os(FOLDER), std::env::var(SCENARIO)) else { return };
     let clouds = std::env::var_os(CLOUDS_FILE).unwrap();
-    let house = House::open(Path::new(&clouds), Path::new(&folder), PROJECT, policies()).await;
-    act(&house, &scenario).await;
+    let folder = Path::new(&folder);
+    act(&house(Path::new(&clouds), folder).await, folder, &scenario).await;
 }
 
 /// Runs a scenario in a process of its own; true if it was killed at the point.
@@ -106,86 +138,89 @@ fn passed(folder: &Path) -> Vec<String> {
     std::fs::read_to_string(folder.join("points")).unwrap_or_default().lines().map(str::to_owned).collect()
 }
 
-/// The points to die at: all of them, or one of so many.
-fn chosen(count: usize, stride: usize) -> Vec<usize> {
-    let full = std::env::var_os("REPLICATE_SWEEP").is_some_and(|value| value == "full");
+/// The points to die at: all of them, or a few that lie evenly.
+fn chosen(count: usize) -> Vec<usize> {
+    let deaths = match std::env::var("REPLICATE_SWEEP").as_deref() {
+        Ok("full") => count,
+        Ok("wide") => 12,
+        _ => 2,
+    };
+    let stride = (count / deaths).max(1);
     let offset = std::process::id() as usize;
-    (1..=count).filter(|n| full || (n + offset).is_multiple_of(stride)).collect()
+    (1..=count).filter(|n| (n + offset).is_multiple_of(stride)).collect()
 }
 
-/// What the ledger knows to be at the sites.
-async fn known(lab: &Lab, folder: &Path) -> BTreeMap<String, usize> {
-    let house = House::open(&lab.clouds(), folder, PROJECT, policies()).await;
-    let mut images = BTreeMap::new();
-    for point in house.engine.points(None).await.unwrap() {
-        for replica in point.replicas.iter().filter(|replica| matches!(replica.place, Place::Site(_))) {
-            *images.entry(replica.image.as_ref().unwrap().to_string()).or_default() += 1;
-        }
+/// What a restore that died while its server was being launched leaves on purpose, since somebody may use it already:
+/// one server, with its image, its disk and its port. Without a server there is nothing to use.
+fn left_running(world: &World, new: &BTreeSet<Thing>, story: &str) -> BTreeSet<Thing> {
+    let ours = |server: &&serde_json::Value| server["metadata"]["replicate:role"] == "replica";
+    let servers = world.of(CLOUDS[0], "servers").iter().filter(ours).count();
+    if servers == 0 {
+        return BTreeSet::new();
     }
-    images
-}
-
-/// What a restore that died while its server was being launched leaves on purpose: somebody may use it already.
-fn left_running(world: &World, new: &BTreeSet<Thing>) -> BTreeSet<Thing> {
-    let servers: Vec<&str> = (world.of(CLOUDS[0], "servers").iter())
-        .filter(|server| server["metadata"]["replicate:role"] == "replica")
-        .map(|server| server["metadata"]["replicate:run"].as_str().unwrap())
-        .collect();
-    assert!(servers.len() <= 1, "one restore, {} servers", servers.len());
-    new.iter().filter(|thing| thing.cloud == CLOUDS[0]).cloned().collect()
+    let left: BTreeSet<Thing> = new.iter().filter(|thing| thing.cloud == CLOUDS[0]).cloned().collect();
+    for kind in ["servers", "images", "volumes", "ports"] {
+        let count = left.iter().filter(|thing| thing.kind == kind).count();
+        assert_eq!(count, 1, "{story}: {count} {kind} of one server");
+    }
+    left
 }
 
 /// Kills a scenario at its points, one after another in the same house, and looks with the judge after each recovery.
-async fn sweep(lab: &Lab, folder: &Path, scenario: &str, stride: usize) {
+async fn sweep(lab: &Lab, folder: &Path, scenario: &str) {
     let before = lab.judge(&CLOUDS);
-    let there: BTreeSet<Thing> = before.things();
     assert!(!spawn(lab, folder, scenario, None));
     let count = passed(folder).len();
     spawn(lab, folder, "recover", None);
+    judged(&before, &tidy(lab, folder, &before).await, folder, scenario, scenario);
     let mut deaths = 0;
-    for n in chosen(count, stride) {
+    for n in chosen(count) {
         if !spawn(lab, folder, scenario, Some(n)) {
             continue;
         }
         deaths += 1;
-        let story =
-            format!("{scenario}, died at {n} of {count}: {}", passed(folder).last().cloned().unwrap_or_default());
+        let last = passed(folder).last().cloned().unwrap_or_default();
+        let story = format!("{scenario}, died at {n} of {count}: {last}");
         spawn(lab, folder, "recover", None);
-        // recovering twice is as recovering once
-        spawn(lab, folder, "recover", None);
-        let world = lab.judge(&CLOUDS);
-        let known = known(lab, folder).await;
-        assert!(known.values().all(|count| *count == 1), "{story}: twice in the ledger: {known:?}");
-        let mut new = world.since(&before);
-        new.retain(|thing| !(thing.kind == "images" && known.contains_key(&thing.id)));
-        if scenario == "restore" {
-            let left = left_running(&world, &new);
-            new.retain(|thing| !left.contains(thing));
-            forget_restored(lab, folder).await;
-        }
-        assert!(new.is_empty(), "{story}: left behind: {new:?}");
-        let images =
-            world.of(CLOUDS[1], "images").iter().filter(|image| known.contains_key(image["id"].as_str().unwrap()));
-        assert_eq!(images.count(), known.len(), "{story}: the ledger knows an image that is not there");
-        let lost: Vec<&Thing> = there.iter().filter(|thing| thing.kind != "images").collect();
-        assert!(lost.iter().all(|thing| world.things().contains(thing)), "{story}: something of the user's is gone");
+        judged(&before, &tidy(lab, folder, &before).await, folder, scenario, &story);
+        println!("{story}: nothing is left");
     }
     println!("{scenario}: died at {deaths} of {count} points");
     assert!(deaths > 1, "{scenario}: {deaths} deaths at {count} points");
 }
 
-/// Deletes the server and the image that a restore has left.
-async fn forget_restored(lab: &Lab, folder: &Path) {
-    let house = House::open(&lab.clouds(), folder, PROJECT, policies()).await;
-    let mut owned = house.one.owned().await.unwrap();
-    owned.sort_by_key(|resource| resource.kind != "instance");
-    for resource in owned {
-        house.one.delete(&resource).await.unwrap();
+/// Looks with the judge, and takes away the server of a restore that it saw.
+async fn tidy(lab: &Lab, folder: &Path, before: &World) -> World {
+    let world = lab.judge(&CLOUDS);
+    if world.since(before).iter().any(|thing| thing.kind == "servers") {
+        forget_restored(&house(&lab.clouds(), folder).await).await;
     }
+    world
+}
+
+/// Nothing is there that the ledger does not know, nothing twice, and nothing of the user's is gone.
+fn judged(before: &World, world: &World, folder: &Path, scenario: &str, story: &str) {
+    let known: BTreeMap<String, usize> =
+        serde_json::from_str(&std::fs::read_to_string(folder.join("known")).unwrap()).unwrap();
+    assert!(known.values().all(|count| *count == 1), "{story}: twice in the ledger: {known:?}");
+    let mut new = world.since(before);
+    new.retain(|thing| !(thing.kind == "images" && known.contains_key(&thing.id)));
+    if scenario == "restore" {
+        let left = left_running(world, &new, story);
+        new.retain(|thing| !left.contains(thing));
+    }
+    assert!(new.is_empty(), "{story}: left behind: {new:?}");
+    let there = world.things();
+    let images: BTreeSet<&str> =
+        there.iter().filter(|thing| thing.kind == "images").map(|thing| thing.id.as_str()).collect();
+    let lost: Vec<&String> = known.keys().filter(|image| !images.contains(image.as_str())).collect();
+    assert!(lost.is_empty(), "{story}: the ledger knows images that are not there: {lost:?}");
+    let lost = before.things().into_iter().filter(|thing| thing.kind != "images" && !there.contains(thing));
+    assert_eq!(lost.count(), 0, "{story}: something of the user's is gone");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn runs_restores_and_drills_survive_death_anywhere() {
+async fn runs_relays_restores_and_drills_survive_death_anywhere() {
     let Some(lab) = lab() else { return };
     lab.clean(PROJECT);
     let image = lab.guest_image(PROJECT);
@@ -193,8 +228,8 @@ async fn runs_restores_and_drills_survive_death_anywhere() {
     lab.console(PROJECT, &made, "REPLICATE-READY");
     lab.hands(&["stop", PROJECT, &made]);
     let folder = tempfile::tempdir().unwrap();
-    for (scenario, stride) in [("run", 11), ("restore", 9), ("drill", 13)] {
-        sweep(&lab, folder.path(), scenario, stride).await;
+    for scenario in ["run", "relay", "restore", "drill"] {
+        sweep(&lab, folder.path(), scenario).await;
     }
     lab.clean(PROJECT);
 }

@@ -48,10 +48,14 @@ pub fn at(site: &str) -> Place {
     Place::Site(site_name(site))
 }
 
-/// A region of the test cloud as a site.
-pub fn region(lab_clouds: &Path, folder: &Path, name: &str, cloud: &str) -> OpenStackSite {
+/// What restored servers get where a test asks for nothing else.
+pub fn usual() -> LaunchSpec {
     let network = NetworkSpec { network: "net".to_owned(), address: None, mac: MacChoice::New };
-    let usual = LaunchSpec { networks: Some(vec![network]), ..LaunchSpec::default() };
+    LaunchSpec { networks: Some(vec![network]), ..LaunchSpec::default() }
+}
+
+/// A region of the test cloud as a site.
+pub fn region(lab_clouds: &Path, folder: &Path, name: &str, cloud: &str, usual: LaunchSpec) -> OpenStackSite {
     OpenStackSite::new(OpenStackConfig {
         site: site_name(name),
         cloud: CloudRef { cloud: cloud.to_owned(), file: Some(lab_clouds.to_owned()), region: None, interface: None },
@@ -73,6 +77,21 @@ fn host(folder: &Path, clock: Arc<dyn Clock>) -> QemuSite {
         target: TargetConfig { accelerator: Accelerator::Tcg, ..TargetConfig::default() },
     };
     QemuSite::new(config, clock)
+}
+
+/// How a house is set up.
+pub struct Setup {
+    pub policies: Vec<Policy>,
+    /// What servers get that are restored to the regions.
+    pub launched: LaunchSpec,
+    /// What stands between a region and who retries its calls.
+    pub under: fn(Arc<dyn Cloud>) -> Arc<dyn Cloud>,
+}
+
+impl From<Vec<Policy>> for Setup {
+    fn from(policies: Vec<Policy>) -> Self {
+        Self { policies, launched: usual(), under: |site| site }
+    }
 }
 
 /// What is set up in a folder.
@@ -117,16 +136,19 @@ async fn vault(path: &Path, clock: Arc<dyn Clock>) -> Vault {
 
 impl House {
     /// Opens the house of a project in a folder, as a new process does.
-    pub async fn open(clouds: &Path, folder: &Path, project: &str, policies: Vec<Policy>) -> Self {
-        // every house that is opened in a folder lives an hour later than the one before
+    pub async fn open(clouds: &Path, folder: &Path, project: &str, setup: impl Into<Setup>) -> Self {
+        let Setup { policies, launched, under } = setup.into();
+        // every house that is opened in a folder lives an hour later than the one before; all of them later than the
+        // services, whose clocks date the captures
         let hours = std::fs::read_to_string(folder.join("hours")).map_or(0, |text| text.parse().unwrap());
         std::fs::write(folder.join("hours"), (hours + 1_i64).to_string()).unwrap();
-        let clock = Arc::new(ManualClock::new("2026-11-22T03:00:00Z".parse().unwrap()));
+        let clock = Arc::new(ManualClock::new("2060-11-22T03:00:00Z".parse().unwrap()));
         clock.advance(3600 * hours);
         let clock: Arc<dyn Clock> = clock;
-        let retrying = |site: Arc<dyn Cloud>| -> Arc<dyn Cloud> { Arc::new(Retrying::new(site, Default::default())) };
-        let one = retrying(Arc::new(region(clouds, folder, ONE, &format!("{project}-least"))));
-        let two = retrying(Arc::new(region(clouds, folder, TWO, &format!("{project}-two-least"))));
+        let retrying =
+            |site: Arc<dyn Cloud>| -> Arc<dyn Cloud> { Arc::new(Retrying::new(under(site), Default::default())) };
+        let one = retrying(Arc::new(region(clouds, folder, ONE, &format!("{project}-least"), launched.clone())));
+        let two = retrying(Arc::new(region(clouds, folder, TWO, &format!("{project}-two-least"), launched)));
         let host: Arc<dyn Cloud> = Arc::new(host(folder, clock.clone()));
         let archive: Arc<dyn Archive> = Arc::new(vault(&folder.join("vault"), clock.clone()).await);
         let counter = AtomicU64::new(u64::from(std::process::id()) << 8);
@@ -178,7 +200,9 @@ impl House {
     pub async fn console(&self, site: &str, instance: &InstanceId, text: &str) -> String {
         let until = Instant::now() + LIMIT;
         loop {
-            let console = self.target(site).console(instance).await.unwrap().text;
+            let mut console = self.target(site).console(instance).await.unwrap().text;
+            // whole lines only: a number that is still being written is another one
+            console.truncate(console.rfind('\n').map_or(0, |end| end + 1));
             if console.contains(text) {
                 return console;
             }

@@ -43,6 +43,11 @@ impl World {
         self.0[cloud][kind].as_array().unwrap_or_else(|| panic!("the judge knows no {kind} of {cloud}"))
     }
 
+    /// The id of a cloud's project.
+    pub fn project(&self, cloud: &str) -> &str {
+        self.0[cloud]["project"].as_str().unwrap()
+    }
+
     pub fn image(&self, cloud: &str, id: &str) -> &Value {
         self.of(cloud, "images").iter().find(|image| image["id"] == id).unwrap_or_else(|| panic!("no image {id}"))
     }
@@ -115,6 +120,20 @@ impl Lab {
             return image["id"].as_str().unwrap().to_owned();
         }
         self.hands(&["upload", cloud, "guest", self.guest.qcow2.to_str().unwrap(), "qcow2"])
+    }
+
+    /// A data disk with an empty file system, as an image.
+    pub fn data_image(&self, cloud: &str) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("data.raw");
+        let made = Command::new("mke2fs").args(["-q", "-t", "ext4", "-F"]).arg(&file).arg("64M").output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        self.hands(&["upload", cloud, "data", file.to_str().unwrap(), "raw"])
+    }
+
+    /// What Nova tells an administrator of a server.
+    pub fn server(&self, admin: &str, server: &str) -> Value {
+        serde_json::from_str(&self.python("judge.py", &["server", admin, server])).unwrap()
     }
 
     /// The console of a server, once it shows a text.

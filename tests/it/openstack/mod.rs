@@ -5,9 +5,12 @@
 
 mod crash;
 mod house;
+mod increment;
 mod journey;
 mod lab;
 mod relay;
+mod restore;
 mod services;
 mod source;
 mod suites;
+mod twice;

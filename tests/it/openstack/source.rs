@@ -55,17 +55,8 @@ fn request(server: &str, run: &str) -> CaptureRequest {
     CaptureRequest { server: name(server), consistent, since: None, token }
 }
 
-/// A data disk with an empty file system, as an image.
-fn data_image(lab: &Lab) -> String {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("data.raw");
-    let made = Command::new("mke2fs").args(["-q", "-t", "ext4", "-F"]).arg(&file).arg("64M").output().unwrap();
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    lab.hands(&["upload", PROJECT, "data", file.to_str().unwrap(), "raw"])
-}
-
 fn serve(lab: &Lab, server: &str, boots_from: &str) {
-    let id = lab.hands(&["serve", PROJECT, server, boots_from, &lab.guest_image(PROJECT), &data_image(lab)]);
+    let id = lab.hands(&["serve", PROJECT, server, boots_from, &lab.guest_image(PROJECT), &lab.data_image(PROJECT)]);
     lab.console(PROJECT, &id, "REPLICATE-SEQ");
 }
 

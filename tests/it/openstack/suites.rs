@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use cloud::conformance::{self, Finding, Probe, Verdict};
 use model::{OwnerId, RunId, ServerName};
 
-use super::house::{SERVER, TWO, region};
+use super::house::{SERVER, TWO, region, usual};
 use super::lab::{LIMIT, Lab, lab};
 
 /// A project in which anything may be made.
@@ -65,7 +65,7 @@ async fn the_suite_of_targets_passes() {
     let project = "target";
     lab.clean(project);
     let folder = tempfile::tempdir().unwrap();
-    let site = region(&lab.clouds(), folder.path(), TWO, "target-two-least");
+    let site = region(&lab.clouds(), folder.path(), TWO, "target-two-least", usual());
     let probe = Conforms { run: "20261122T030000Z-00000001", server: false };
     leaves_nothing(&lab, project, conformance::target(&site, &probe), &[]).await;
 }
