@@ -62,6 +62,17 @@ impl CloudSim {
         self.folder.path().join("volumes").join(id)
     }
 
+    /// What the serial port of the machine that spoke last has said so far: a running guest seen from outside.
+    pub fn console(&self) -> String {
+        let all = std::fs::read_dir(self.folder.path().join("machines")).into_iter().flatten().flatten();
+        let spoken = all.map(|machine| machine.path().join("console.log")).filter_map(|path| {
+            let at = path.metadata().and_then(|it| it.modified()).ok()?;
+            Some((at, path))
+        });
+        let last = spoken.max().and_then(|(_, path)| std::fs::read(path).ok());
+        String::from_utf8_lossy(&last.unwrap_or_default()).into_owned()
+    }
+
     /// A call of the control API: `POST`, `servers`.
     pub fn control(&self, method: &str, path: &str, body: &Value) -> Value {
         let url = self.greeting["control"].as_str().expect("an address");

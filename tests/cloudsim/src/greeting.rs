@@ -6,6 +6,8 @@ use serde_json::{Map, Value, json};
 
 use crate::azure::state::{CLIENT, GROUPS, SECRET, SUBSCRIPTION, TENANT};
 use crate::sim::Sim;
+use crate::world::World;
+use crate::world::resource::Base;
 
 /// Endpoints by region, and credentials by account.
 pub fn greeting(sim: &Sim, address: SocketAddr) -> Value {
@@ -22,6 +24,7 @@ pub fn greeting(sim: &Sim, address: SocketAddr) -> Value {
             for (key, secret) in &account.keys {
                 accounts.push(json!({
                     "account": id, "access-key": key, "secret-key": secret.secret, "roles": roles,
+                    "networks": networks(world, id),
                 }));
             }
         }
@@ -38,4 +41,18 @@ pub fn greeting(sim: &Sim, address: SocketAddr) -> Value {
             "boots": if sim.machines.real { "instances boot in QEMU" } else { "instances do not boot (--no-qemu)" },
         })
     })
+}
+
+/// What an instance can be put into, by region.
+fn networks(world: &World, account: &str) -> Value {
+    let of = |base: &Base, region: &str| base.account == account && base.region == region;
+    let regions = world.accounts.get(account).map(|it| it.regions.clone()).unwrap_or_default();
+    let found = regions.into_iter().map(|region| {
+        let subnet = world.subnets.values().find(|it| of(&it.base, &region)).map(|it| it.base.id.clone());
+        let group = world.groups.values().find(|it| it.is_default && of(&it.base, &region));
+        let key = world.key_pairs.values().find(|it| of(&it.base, &region)).map(|it| it.name.clone());
+        let group = group.map(|it| it.base.id.clone());
+        (region, json!({ "subnet": subnet, "security-group": group, "key": key }))
+    });
+    Value::Object(found.collect::<Map<String, Value>>())
 }

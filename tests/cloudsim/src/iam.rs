@@ -58,6 +58,10 @@ pub(crate) fn query(caller: &Caller, action: &str, params: &Params) -> Vec<Need>
         return vec![(name, "*".to_owned())];
     }
     let mut resources: Vec<String> = makes(action).iter().map(|kind| arn(caller, kind, "*")).collect();
+    if action == "CreateSnapshots" {
+        // those of the instance, whichever they are
+        resources.push(arn(caller, "volume", "*"));
+    }
     for (key, value) in params.all() {
         if key.contains("Tag.") || key == "ClientToken" {
             continue;
@@ -103,6 +107,10 @@ pub(crate) fn direct(caller: &Caller, operation: &Operation, body: &[u8]) -> Vec
 
 /// What a call of STS needs.
 pub(crate) fn sts(action: &str, params: &Params) -> Vec<Need> {
+    if action == "GetCallerIdentity" {
+        // everybody may ask who they are, even where it is denied
+        return Vec::new();
+    }
     let resource = params.get("RoleArn").unwrap_or_else(|| "*".to_owned());
     vec![(format!("sts:{action}"), resource)]
 }

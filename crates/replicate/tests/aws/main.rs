@@ -6,6 +6,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod iam;
+mod journey;
 
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;

@@ -1,0 +1,132 @@
+//! A real guest goes from cloud to cloud, is captured there while it runs and writes, and is proven wherever it arrives:
+//! its file system is whole, and what its console had told before the capture is there.
+//!
+//! The nine directions between QEMU, AWS and Azure, and who boots what went that way:
+//!
+//! | from \ to | QEMU | AWS | Azure |
+//! | --- | --- | --- | --- |
+//! | QEMU | `tests/it/qemu_source`, `tests/it/qemu_target.rs` | `from_aws_everywhere`: the server that it starts with | `from_azure_everywhere`, the same; `tests/it/azure/journey.rs` |
+//! | AWS | `from_aws_everywhere` | `from_aws_everywhere`: the image that the second region got by relay | `from_aws_everywhere` |
+//! | Azure | `tests/it/azure/journey.rs` | `from_azure_everywhere` | `from_azure_everywhere` |
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tests::guest::guest;
+use tests::sim::CloudSim;
+
+use super::common::World;
+use super::world;
+
+/// Boots took up to 166 seconds on the busiest machine.
+const BOOT: Duration = Duration::from_secs(400);
+const READY: &str = "REPLICATE-READY";
+
+/// A world with sites at AWS and Azure, and the guest as the server `web-1`, which is off.
+fn with_guest(sim: &CloudSim, raw: &Path) -> World {
+    let (world, azure) = (world(sim), &sim.greeting["azure"]);
+    let secret = azure["secret"].as_str().unwrap();
+    world.secret("azure-secret", secret);
+    let subnets = "/subscriptions/s/resourceGroups/net/providers/Microsoft.Network/virtualNetworks/n/subnets";
+    let site = format!(
+        "[sites.azure]\nkind = \"azure\"\nsubscription = {}\nresource-group = \"prod\"\nlocation = \"westeurope\"\n\
+         tenant = {}\nclient = {}\nsecret = \"file:azure-secret\"\narm-endpoint = {}\nlogin-endpoint = {}\n\
+         [sites.azure.restore]\nsize = \"Standard_B1s\"\nsubnet = \"{subnets}/servers\"\ndrill-subnet = \"{subnets}/drills\"\n\
+         [vaults.main]",
+        azure["subscription"], azure["tenant"], azure["client"], azure["arm"], azure["login"]
+    );
+    world.write("replicate.toml", &world.read("replicate.toml").replace("[vaults.main]", &site));
+    std::fs::copy(raw, world.path("guests/web-1.raw")).unwrap();
+    world
+}
+
+fn policy(world: &World, from: &str, to: &[&str]) {
+    let to: Vec<String> = to.iter().map(|to| format!("{{ to = \"{to}\" }}")).collect();
+    let text = format!(
+        "select = {{ site = \"{from}\" }}\nreplicate = [{}]\nkeep = {{ last = 1 }}\n\
+         [drill]\nlimit = \"{}s\"\nprobes = [{{ kind = \"console\", text = \"{READY}\" }}]\n",
+        to.join(", "),
+        BOOT.as_secs()
+    );
+    world.write("policies/all.toml", &text);
+}
+
+/// The last number behind a word on a console.
+fn told(console: &str, word: &str) -> Option<u64> {
+    let after = console.rsplit_once(word)?.1;
+    after.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+/// Waits until the guest that was started at a cloud is up and has told of its orders; answers the last of them.
+fn runs(sim: &CloudSim) -> u64 {
+    let end = Instant::now() + BOOT;
+    loop {
+        let console = sim.console();
+        if let Some(last) = told(&console, "REPLICATE-SEQ ").filter(|_| console.contains(READY)) {
+            return last;
+        }
+        assert!(Instant::now() < end, "no guest after {} s:\n{console}", BOOT.as_secs());
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+/// Proves the newest point at a place: it boots there, its orders are whole, and those that were told of are among them.
+fn proven(world: &World, server: &str, place: &str, orders: u64, boots: u64) {
+    let begun = Instant::now();
+    let drill = world.json(&["restore", server, "--from", place, "--to", place, "--drill", "-q"]);
+    assert_eq!(drill["report"]["passed"], Value::Bool(true), "{place}: {drill:#}");
+    let console = drill["report"]["console"].as_str().unwrap();
+    let line = console.lines().find(|line| line.contains(READY)).unwrap_or_else(|| panic!("{place}:\n{console}"));
+    println!("{place}: PROVEN in {} s: {line}", begun.elapsed().as_secs());
+    assert!(line.contains("broken=0"), "{place}: {line}");
+    assert!(
+        told(line, "orders=").unwrap() >= orders,
+        "{place}: {orders} orders were told of before the capture: {line}"
+    );
+    assert_eq!(told(line, "boots="), Some(boots), "{place}: {line}");
+}
+
+/// Runs the policy while the guest writes; answers the last order that was told of before.
+fn captured_while_it_writes(sim: &CloudSim, world: &World) -> u64 {
+    let orders = runs(sim);
+    world.fine(&["run", "all", "-q"]);
+    let after = told(&sim.console(), "REPLICATE-SEQ ").unwrap();
+    assert!(after > orders, "the guest wrote nothing while it was captured");
+    orders
+}
+
+#[test]
+fn from_aws_everywhere() {
+    let Some(guest) = guest() else { return };
+    let sim = CloudSim::start(&["--calm"]);
+    let world = with_guest(&sim, &guest.raw);
+    policy(&world, "here", &["aws"]);
+    world.fine(&["run", "all", "-q"]);
+    let restored = world.json(&["restore", "web-1", "--from", "aws", "--to", "aws", "--name", "app-1", "-q"]);
+    println!("{}", restored["report"]["instance"]);
+    policy(&world, "aws", &["aws", "far", "azure", "dr"]);
+    let orders = captured_while_it_writes(&sim, &world);
+    let copies = super::calls(&sim, "CopyImage");
+    assert_eq!(copies, 1, "the second region was not relayed to");
+    world.fine(&["verify", "-q"]);
+    for place in ["far", "azure", "dr"] {
+        proven(&world, "app-1", place, orders, 2);
+    }
+}
+
+#[test]
+fn from_azure_everywhere() {
+    let Some(guest) = guest() else { return };
+    let sim = CloudSim::start(&["--calm"]);
+    let world = with_guest(&sim, &guest.raw);
+    policy(&world, "here", &["azure"]);
+    world.fine(&["run", "all", "-q"]);
+    world.fine(&["restore", "web-1", "--from", "azure", "--to", "azure", "--name", "app-1", "-q"]);
+    policy(&world, "azure", &["aws", "azure"]);
+    let orders = captured_while_it_writes(&sim, &world);
+    world.fine(&["verify", "-q"]);
+    for place in ["aws", "azure"] {
+        proven(&world, "app-1", place, orders, 2);
+    }
+}
