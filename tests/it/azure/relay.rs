@@ -91,3 +91,27 @@ async fn a_copy_that_fails_or_is_another_is_told() {
     from.domain = "elsewhere".to_owned();
     assert_eq!(relay.route(&from).await.unwrap_err().kind(), Kind::Invalid);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_waits_for_its_turn_and_is_begun_once() {
+    let lab = lab(false, true).await;
+    let (here, there) = (lab.site(), lab.other_region());
+    let request = made(&lab, here.as_ref()).await;
+    let relay = there.relay().unwrap();
+    let full = json!({ "kind": "status", "status": 409, "code": "CopyQuotaExceeded" });
+    let rule = json!({ "operation": "Snapshots_CreateOrUpdate", "times": 1, "fault": full });
+    lab.control("POST", "rules", Some(&rule)).await;
+    let error = relay.copy(&request).await.unwrap_err();
+    assert!(error.kind() == Kind::Quota && error.advice().is_some(), "{}", error.chain());
+    // its answer is lost, and then everything takes effect twice
+    for fault in [json!({ "kind": "drop" }), json!({ "kind": "twice" })] {
+        let rule = json!({ "operation": "Snapshots_*", "times": 3, "fault": fault });
+        lab.control("POST", "rules", Some(&rule)).await;
+    }
+    let copy = relay.copy(&request).await.unwrap();
+    assert!(matches!(relay.state(&copy).await.unwrap(), CopyState::Done { .. }));
+    let image = relay.commit(&copy, &request, Role::Replica).await.unwrap();
+    let names = [&request.image, &image].map(|image| format!("snapshot {image}"));
+    nothing_left(&lab, &names.each_ref().map(String::as_str)).await;
+    assert_eq!(there.owned().await.unwrap().len(), 1);
+}

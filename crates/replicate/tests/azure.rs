@@ -1,0 +1,281 @@
+//! The program with sites of kind `azure`, on the simulated cloud: from a powered-off guest to images in two regions and
+//! back, killed in between, in a storm, and from a machine into a vault.
+
+#![cfg(feature = "azure")]
+#![allow(clippy::expect_used, clippy::print_stdout, clippy::unwrap_used, reason = "a panic is a test's verdict")]
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::FileExt;
+use std::os::unix::process::ExitStatusExt;
+
+use common::{World, pattern};
+use serde_json::{Value, json};
+use tests::sim::CloudSim;
+
+/// A world with sites in two regions, and a server whose disk has `mib` MiB.
+fn world(sim: &CloudSim, mib: usize) -> World {
+    let (world, azure) = (World::new(), &sim.greeting["azure"]);
+    world.secret("azure-secret", azure["secret"].as_str().unwrap());
+    let network = "/subscriptions/s/resourceGroups/net/providers/Microsoft.Network/virtualNetworks/n/subnets";
+    let site = |name: &str, group: &str, location: &str| {
+        format!(
+            "[sites.{name}]\nkind = \"azure\"\nsubscription = {}\nresource-group = \"{group}\"\nlocation = \"{location}\"\n\
+             tenant = {}\nclient = {}\nsecret = \"file:azure-secret\"\nscratch = \"scratch\"\narm-endpoint = {}\n\
+             login-endpoint = {}\n[sites.{name}.restore]\nsize = \"Standard_B1s\"\nsubnet = \"{network}/servers\"\n",
+            azure["subscription"], azure["tenant"], azure["client"], azure["arm"], azure["login"]
+        )
+    };
+    let sites = site("azure-we", "prod", "westeurope") + &site("azure-ne", "dr", "northeurope");
+    world.write("replicate.toml", &world.read("replicate.toml").replace("[vaults.main]", &(sites + "[vaults.main]")));
+    policy(&world, "here", "{ to = \"azure-we\" }");
+    std::fs::write(world.path("guests/web-1.raw"), pattern(1, mib << 20)).unwrap();
+    world.fine(&["init", "--vault", "main"]);
+    world
+}
+
+fn policy(world: &World, site: &str, to: &str) {
+    let text = format!("select = {{ site = \"{site}\" }}\nreplicate = [{to}]\nkeep = {{ last = 1 }}\n");
+    world.write("policies/all.toml", &text);
+}
+
+/// The calls of an operation, and the sum of one of their numbers.
+fn sum(sim: &CloudSim, operation: &str, key: &str) -> u64 {
+    let calls = sim.control("GET", "calls", &Value::Null);
+    let calls = calls.as_array().unwrap().iter().filter(|call| call["operation"] == operation);
+    calls.map(|call| call[key].as_u64().unwrap_or_default()).sum()
+}
+
+/// Everything that exists at the simulator, access that is open among it.
+fn left(sim: &CloudSim) -> Vec<String> {
+    let state = sim.control("GET", "state", &Value::Null);
+    let all = state["azure"].as_array().unwrap().iter();
+    let mut all: Vec<String> = all
+        .map(|it| {
+            let open = if it["state"] == "open" { " open" } else { "" };
+            format!("{}{open}", it["kind"].as_str().unwrap())
+        })
+        .collect();
+    all.sort();
+    all
+}
+
+/// The names of the snapshots, and of the images that the program knows.
+fn held(sim: &CloudSim, world: &World) -> (BTreeSet<String>, BTreeSet<String>) {
+    let state = sim.control("GET", "state", &Value::Null);
+    let name = |id: &Value| id.as_str().unwrap().rsplit('/').next().unwrap().to_owned();
+    let there = state["azure"].as_array().unwrap().iter().map(|it| name(&it["id"])).collect();
+    let points = world.json(&["points"]);
+    let replicas = points["report"].as_array().unwrap().iter().flat_map(|point| point["replicas"].as_array().unwrap());
+    (there, replicas.filter_map(|it| it["image"].as_str().map(str::to_owned)).collect())
+}
+
+fn change(world: &World, seed: u64, len: usize) {
+    let disk = std::fs::OpenOptions::new().write(true).open(world.path("guests/web-1.raw")).unwrap();
+    disk.write_all_at(&pattern(seed, len), 4 << 20).unwrap();
+}
+
+fn restores(world: &World, from: &str, story: &str) {
+    let _ = std::fs::remove_file(world.path("back.raw"));
+    world.fine(&["restore", "web-1", "--to", "./back.raw", "--from", from, "-q"]);
+    let there = std::fs::read(world.path("back.raw")).unwrap();
+    assert!(there == std::fs::read(world.path("guests/web-1.raw")).unwrap(), "{story}");
+}
+
+fn prune(world: &World) {
+    for _ in 0..80 {
+        // 3: more is due than may be deleted at once
+        let output = world.run(&["--json", "prune"]);
+        assert!(matches!(output.status.code(), Some(0 | 3)), "{}", String::from_utf8_lossy(&output.stderr));
+        let pruned: Value = serde_json::from_slice(&output.stdout).unwrap();
+        if pruned["report"]["doomed"].as_array().unwrap().is_empty() {
+            return;
+        }
+    }
+    panic!("retention does not come to an end");
+}
+
+fn is_full() -> bool {
+    std::env::var_os("REPLICATE_SWEEP").is_some_and(|value| value == "full")
+}
+
+#[test]
+fn images_at_azure() {
+    let sim = CloudSim::start(&["--calm", "--no-qemu"]);
+    let world = world(&sim, 64);
+    world.fine(&["check"]);
+    world.fine(&["run", "all", "-q"]);
+    let first = sum(&sim, "PutPage", "received");
+    assert!(first > 64 << 20);
+    restores(&world, "azure-we", "the first point");
+    // one percent of the disk
+    change(&world, 7, 640 << 10);
+    let read = sum(&sim, "GetBlob", "sent");
+    world.fine(&["run", "all", "-q"]);
+    let (sent, read) = (sum(&sim, "PutPage", "received") - first, sum(&sim, "GetBlob", "sent") - read);
+    println!("1 % changed: {sent} bytes of {first} were sent, {read} were read");
+    assert!(sent * 50 <= 64 << 20 && read * 25 <= 64 << 20, "{sent} sent, {read} read");
+    restores(&world, "azure-we", "the second point");
+    prune(&world);
+    assert_eq!(left(&sim), ["snapshot"], "the older image is gone, the disks of both too");
+    // all is forgotten, and found again by the tags
+    std::fs::remove_dir_all(world.path("ledger")).unwrap();
+    std::fs::remove_dir_all(world.path("scratch")).unwrap();
+    world.fine(&["adopt", "-q"]);
+    world.fine(&["verify", "-q"]);
+    restores(&world, "azure-we", "after all was forgotten");
+}
+
+/// The image goes to one region, and from there to the other inside Azure.
+#[test]
+fn from_region_to_region() {
+    let sim = CloudSim::start(&["--calm", "--no-qemu"]);
+    let world = world(&sim, 64);
+    policy(&world, "here", "{ to = \"azure-we\" }, { to = \"azure-ne\", via = \"relay\" }");
+    world.fine(&["check"]);
+    sim.control("PATCH", "settings", &json!({ "weather": { "copy_seconds": 1 } }));
+    let report = world.json(&["run", "all"]);
+    let text = report.to_string();
+    assert!(text.contains("relay"), "{text}");
+    let sent = sum(&sim, "PutPage", "received");
+    assert!(sent < 65 << 20, "it was sent once: {sent}");
+    assert_eq!(left(&sim), ["snapshot", "snapshot"]);
+    restores(&world, "azure-ne", "the relayed image");
+    world.fine(&["verify", "-q"]);
+    // the next point: the relay is insisted on, whatever it costs inside
+    change(&world, 9, 640 << 10);
+    let (sent, read) = (sum(&sim, "PutPage", "received"), sum(&sim, "GetBlob", "sent"));
+    world.fine(&["run", "all", "-q"]);
+    let (sent, read) = (sum(&sim, "PutPage", "received") - sent, sum(&sim, "GetBlob", "sent") - read);
+    println!("of the second point {sent} bytes were sent and {read} read");
+    assert!(sent * 50 <= 64 << 20 && read * 10 <= 64 << 20, "{sent} sent, {read} read");
+    restores(&world, "azure-ne", "the second relayed image");
+    prune(&world);
+    assert_eq!(left(&sim), ["snapshot", "snapshot"]);
+}
+
+/// Dies at points of runs, one after the other; each time the next run finishes, and at the end nothing is left over.
+fn killed(to: &str, regions: usize, stride: usize) {
+    let sim = CloudSim::start(&["--calm", "--no-qemu"]);
+    let world = world(&sim, 9);
+    policy(&world, "here", to);
+    world.fine(&["run", "all", "-q"]);
+    let (mut deaths, stride) = (0, if is_full() { 1 } else { stride });
+    for n in (1 + std::process::id() as usize % stride..).step_by(stride) {
+        change(&world, n as u64 + 100, 256 << 10);
+        let output = world.command(&["run", "all", "-q"]).env("REPLICATE_CRASH_AT", n.to_string()).output().unwrap();
+        if output.status.signal() != Some(9) {
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            break;
+        }
+        deaths += 1;
+        world.fine(&["run", "all", "-q"]);
+        restores(&world, "azure-we", &format!("died at {n}"));
+    }
+    prune(&world);
+    world.fine(&["sweep", "-q"]);
+    println!("killed at {deaths} points, recovered each time");
+    assert!(deaths > 3);
+    // a dead process cannot end its access for reading: that runs out by itself, and is no resource
+    let left: Vec<String> = left(&sim).into_iter().map(|it| it.trim_end_matches(" open").to_owned()).collect();
+    assert_eq!(left, vec!["snapshot"; regions]);
+    let (there, known) = held(&sim, &world);
+    assert_eq!(there, known);
+}
+
+#[test]
+fn killed_anywhere() {
+    killed("{ to = \"azure-we\" }", 1, 9);
+}
+
+#[test]
+fn killed_anywhere_on_the_way_to_another_region() {
+    killed("{ to = \"azure-we\" }, { to = \"azure-ne\", via = \"relay\" }", 2, 17);
+}
+
+/// One call in five goes wrong in one of five ways, run after run.
+#[test]
+fn a_storm_of_faults() {
+    let sim = CloudSim::start(&["--calm", "--no-qemu"]);
+    let world = world(&sim, 12);
+    let faults = [
+        json!({ "kind": "status", "status": 503, "code": "ServerBusy" }),
+        json!({ "kind": "status", "status": 429, "code": "TooManyRequests", "retry_after": 0 }),
+        json!({ "kind": "drop" }),
+        json!({ "kind": "reset" }),
+        json!({ "kind": "twice" }),
+    ];
+    let seed = u64::from(std::process::id());
+    println!("the storm's seed is {seed}");
+    for (nth, fault) in faults.iter().enumerate() {
+        let rule = json!({ "operation": "*", "probability": 0.04, "seed": seed + nth as u64, "fault": fault });
+        sim.control("POST", "rules", &rule);
+    }
+    let (runs, mut resumed) = (if is_full() { 200 } else { 6 }, 0);
+    for n in 0..runs {
+        change(&world, 1000 + n, 256 << 10);
+        let mut tries = 0;
+        // done, or to be given again
+        while !world.run(&["run", "all", "-q"]).status.success() {
+            tries += 1;
+            assert!(tries < 20, "run {n} does not end");
+        }
+        resumed += tries;
+    }
+    let hits = sim.control("GET", "hits", &Value::Null).as_array().unwrap().len();
+    let (lost, put) = again(&sim);
+    sim.control("DELETE", "rules", &Value::Null);
+    println!(
+        "{runs} runs, {resumed} given again, {hits} faults; of {put} bytes {lost} were sent though they had arrived"
+    );
+    assert!(hits as u64 > runs, "the storm was felt: {hits}");
+    assert!(lost * 10 <= put, "{lost} of {put} bytes were sent again");
+    restores(&world, "azure-we", "after the storm");
+    prune(&world);
+    world.fine(&["sweep", "-q"]);
+    let (there, known) = held(&sim, &world);
+    assert_eq!(there, known, "what exists is what the ledger knows");
+    assert_eq!(there.len(), 1);
+    world.fine(&["verify", "-q"]);
+}
+
+/// Bytes of pages that were put again though the client had been told that they are there, and of all that were put.
+fn again(sim: &CloudSim) -> (u64, u64) {
+    let hits = sim.control("GET", "hits", &Value::Null);
+    let hit: BTreeSet<&str> = hits.as_array().unwrap().iter().map(|hit| hit["request"].as_str().unwrap()).collect();
+    let calls = sim.control("GET", "calls", &Value::Null);
+    let mut told = BTreeSet::new();
+    let (mut lost, mut put) = (0, 0);
+    for call in calls.as_array().unwrap().iter().filter(|call| call["operation"] == "PutPage") {
+        let bytes = call["received"].as_u64().unwrap_or_default();
+        put += bytes;
+        let text = |key: &str| call[key].as_str().unwrap_or_default().to_owned();
+        // a disk's name is its token's, so an attempt from the beginning shows here
+        let key = (text("resource"), text("range"), text("content"));
+        if told.contains(&key) {
+            lost += bytes;
+        } else if !hit.contains(call["request"].as_str().unwrap()) {
+            told.insert(key);
+        }
+    }
+    (lost, put)
+}
+
+/// A machine's disks: restored there, captured into a vault, in full and then what changed.
+#[test]
+fn a_server_at_azure() {
+    let sim = CloudSim::start(&["--calm", "--no-qemu"]);
+    let world = world(&sim, 24);
+    world.fine(&["run", "all", "-q"]);
+    world.fine(&["restore", "web-1", "--to", "azure-we", "-q"]);
+    policy(&world, "azure-we", "{ to = \"vault:main\" }, { to = \"azure-ne\" }");
+    world.fine(&["servers", "azure-we"]);
+    world.fine(&["run", "all", "-q"]);
+    let read = sum(&sim, "GetBlob", "sent");
+    world.fine(&["run", "all", "-q"]);
+    println!("nothing changed: {} bytes were read", sum(&sim, "GetBlob", "sent") - read);
+    assert!(sum(&sim, "GetPageRangesDiff", "status") > 0);
+    restores(&world, "vault:main", "the machine's disk is the guest's");
+    world.fine(&["verify", "-q"]);
+}
