@@ -39,6 +39,9 @@ $(database "$OSLAB/keystone.db")
 password_hash_rounds = 4
 [token]
 expiration = 86400
+[cache]
+enabled = true
+backend = dogpile.cache.memory
 [fernet_tokens]
 key_repository = $OSLAB/fernet-keys
 [fernet_receipts]
@@ -86,10 +89,14 @@ allowed_hosts = [127.0.0.1]
 [paste_deploy]
 flavor = keystone
 config_file = $D/etc/glance-paste.ini
+[oslo_policy]
+policy_file = $D/etc/glance-policy.yaml
 [oslo_concurrency]
 lock_path = $OSLAB/lock
 $(signin keystone_authtoken 'service_type = image')
 C
+  # what deploy/iam/openstack says that an operator must grant before projects can choose stores
+  printf 'copy_image: "role:member"\ndelete_image_location: "role:member"\n' >"$D/etc/glance-policy.yaml"
   cat >"$D/etc/glance-paste.ini" <<'C'
 [pipeline:glance-api-keystone]
 pipeline = healthcheck version authtoken context root

@@ -54,7 +54,7 @@ pub struct ImageOptions {
     pub encryption: Option<String>,
     /// Older images of the server are taken off people's lists once this one is verified.
     pub hide_older: bool,
-    /// In which of the provider's stores it lies; the first is the one that it is written to.
+    /// In which of the provider's stores it lies, and in no others.
     pub stores: Vec<String>,
 }
 

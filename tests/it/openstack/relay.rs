@@ -18,9 +18,11 @@ use model::{
 use serde_json::json;
 use tests::guest::skip;
 
+use super::lab::{Lab, lab};
+
 const SIZE: u64 = 64 * LEAF;
 
-/// The project `relay` in a region of the test cloud, if it runs.
+/// The project `relay` in a region of the test cloud, with the least rights, if it runs.
 fn site(region: &str, scratch: &Path) -> Option<Retrying> {
     let Some(folder) = std::env::var_os("REPLICATE_OPENSTACK") else {
         return skip("no OpenStack runs: `tests/run.sh openstack` starts one");
@@ -28,7 +30,7 @@ fn site(region: &str, scratch: &Path) -> Option<Retrying> {
     let config = OpenStackConfig {
         site: SiteName::new(region).unwrap(),
         cloud: CloudRef {
-            cloud: "relay".to_owned(),
+            cloud: "relay-least".to_owned(),
             file: Some(PathBuf::from(folder).join("clouds.yaml")),
             region: Some(region.to_owned()),
             interface: None,
@@ -107,8 +109,22 @@ async fn bytes(reader: &dyn DiskRead) -> Vec<u8> {
     reader.read_at(0, SIZE as usize).await.unwrap().to_vec()
 }
 
+/// What the judge sees of a committed copy: it lies in the store that was asked for and in no other, and the project
+/// that it is shared with can read it.
+fn seen_by_others(lab: &Lab, cloud: &str, others: &str, image: &str) {
+    let world = lab.judge(&[cloud]);
+    let told = world.image(cloud, image);
+    assert_eq!((told["stores"].as_str(), told["visibility"].as_str()), (Some("cold"), Some("shared")), "{told:#}");
+    assert_eq!(told["protected"], true);
+    let project = lab.judge(&[others]).project(others).to_owned();
+    assert_eq!(told["members"], json!({ project: "pending" }), "{told:#}");
+    assert_eq!(lab.sha512(others, image), told["os_hash_value"].as_str().unwrap());
+}
+
 /// A server of two disks, copied with everything that a policy can ask for, by either way.
 async fn carries_everything(from: &str, to: &str) {
+    let Some(lab) = lab() else { return };
+    let others = lab.judge(&["alice"]).project("alice").to_owned();
     let folder = tempfile::tempdir().unwrap();
     let (Some(source), Some(target)) = (site(from, folder.path()), site(to, folder.path())) else { return };
     let run = run(folder.path());
@@ -134,6 +150,8 @@ async fn carries_everything(from: &str, to: &str) {
         tags: [("team".to_owned(), "recovery".to_owned())].into(),
         visibility: Some(Visibility::Shared),
         protected: true,
+        share: vec![others],
+        stores: vec!["cold".to_owned()],
         ..ImageOptions::default()
     };
     let request = CopyRequest {
@@ -169,10 +187,15 @@ async fn carries_everything(from: &str, to: &str) {
     let [resource] = owned.as_slice() else { panic!("{owned:?}") };
     assert_eq!((resource.role, resource.tags["team"].as_str()), (Role::Replica, "recovery"));
     assert!(target.images().await.unwrap().contains(&(committed.clone(), point)));
+    let tail = if to == "RegionOne" { "" } else { "-two" };
+    let cloud = format!("relay{tail}");
+    seen_by_others(&lab, &cloud, &format!("alice{tail}"), committed.as_str());
     // protected until it is not, and hidden for people only
     assert_eq!(target.delete(resource).await.unwrap_err().kind(), Kind::Denied);
     target.hide(&committed, true).await.unwrap();
     assert!(target.images().await.unwrap().iter().any(|(id, _)| *id == committed));
+    let world = lab.judge(&[&cloud]);
+    assert_eq!(world.image(&cloud, committed.as_str())["os_hidden"], true);
     target.protect(&committed, false).await.unwrap();
     for (cloud, name) in [(&source, from), (&target, to)] {
         for resource in mine(cloud.owned().await.unwrap()) {

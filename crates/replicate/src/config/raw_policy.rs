@@ -149,7 +149,7 @@ pub struct RawDestination {
     pub encryption: Option<String>,
     /// Takes older images of a server off people's lists once a newer one is verified. Default: false.
     pub hide_older: Option<bool>,
-    /// The provider's stores that the images lie in; they are written to the first one.
+    /// The provider's stores that the images lie in, and no others.
     pub stores: Option<Vec<String>>,
 }
 

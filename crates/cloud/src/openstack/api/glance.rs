@@ -1,6 +1,6 @@
 //! Glance v2: images.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use model::{Kind, Result};
 use reqwest::{Method, Response};
@@ -72,6 +72,11 @@ impl Image {
     pub(in crate::openstack) fn is_importing(&self) -> bool {
         let task = self.property("os_glance_import_task").is_some_and(|task| !task.is_empty());
         task || matches!(self.status, Status::Importing | Status::Uploading)
+    }
+
+    /// The names in a property that lists stores: `stores`, where it lies.
+    pub(in crate::openstack) fn stores_of(&self, key: &str) -> BTreeSet<&str> {
+        self.property(key).unwrap_or_default().split(',').filter(|name| !name.is_empty()).collect()
     }
 
     /// A property that is a text.
@@ -191,6 +196,38 @@ impl Glance<'_> {
         let method = json!({ "name": "glance-download", "glance_region": region, "glance_image_id": from });
         let call = self.call(what, Method::POST, format!("images/{id}/import"));
         call.json(&json!({ "method": method }))?.done().await
+    }
+
+    /// The names of the service's stores; none if it has one that has no name.
+    pub(in crate::openstack) async fn stores(&self) -> Result<Vec<String>> {
+        #[derive(Deserialize)]
+        struct Answer {
+            stores: Vec<Store>,
+        }
+        #[derive(Deserialize)]
+        struct Store {
+            id: String,
+        }
+        let call = self.call("cannot ask for stores".to_owned(), Method::GET, "info/stores".to_owned());
+        match call.answer::<Answer>().await {
+            Ok(answer) => Ok(answer.stores.into_iter().map(|store| store.id).collect()),
+            Err(error) if error.kind() == Kind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Lets the service copy an image that is whole into further stores.
+    pub(in crate::openstack) async fn copy_to_stores(&self, id: &str, stores: &[String]) -> Result<()> {
+        let what = format!("cannot copy image {id} to {}", stores.join(", "));
+        let call = self.call(what, Method::POST, format!("images/{id}/import"));
+        let wanted = json!({ "method": { "name": "copy-image" }, "stores": stores, "all_stores_must_succeed": true });
+        call.json(&wanted)?.done().await
+    }
+
+    /// Takes an image out of one of several stores. Absent is success.
+    pub(in crate::openstack) async fn delete_from_store(&self, id: &str, store: &str) -> Result<()> {
+        let what = format!("cannot take image {id} out of store {store}");
+        self.call(what, Method::DELETE, format!("stores/{store}/{id}")).gone().await
     }
 
     /// Asks for bytes of an image. The answer may have all of them if the service knows no ranges.

@@ -6,6 +6,7 @@ use super::super::api::glance::{Change, Glance, Image};
 use super::super::http::Client;
 use super::super::marks;
 use super::image::{DiskImage, disks_of, show};
+use super::stores;
 
 const GIB: u64 = 1 << 30;
 
@@ -17,6 +18,7 @@ pub const OPTIONS: &[ImageOption] = &[
     ImageOption::Share,
     ImageOption::Protected,
     ImageOption::HideOlder,
+    ImageOption::Stores,
 ];
 
 /// What every image has; no tag of a policy can have such a name.
@@ -73,7 +75,9 @@ pub(super) async fn seal(
     let Some((boot, others)) = images.split_first() else {
         return Err(Error::new(Kind::Invalid, operation()).because("it has no disk"));
     };
+    stores::known(client, &options.stores).await?;
     for disk in images {
+        stores::place(client, &disk.image, &options.stores).await?;
         share(client, &disk.image, options).await?;
     }
     for other in others {

@@ -5,6 +5,7 @@ mod image;
 mod instance;
 mod look;
 mod net;
+mod stores;
 mod stream;
 #[cfg(test)]
 mod tests;
