@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Throughput of the OpenStack provider against curl, on the same Glance of the test cloud: tests/bench/openstack.sh [MIB]
 #
-# Sends MIB (default 1024) of data that does not compress, and reads it back, three times each, and prints a line a time.
-# Figures are read from it by a person; nothing is asserted. Run it inside the cloud:
+# Sends MIB (default 1024) of data that does not compress, and reads it back, three times each in turn, and prints a line a
+# time, and at the end what share of curl's throughput the medians are. Nothing is asserted. Run it inside the cloud:
 #   tests/openstack/with.sh 1 tests/bench/openstack.sh
 set -euo pipefail
 here=$(cd "$(dirname "$0")/../.." && pwd); cache=${REPLICATE_CACHE:-$HOME/.cache/replicate}
@@ -36,4 +36,13 @@ for _ in 1 2 3; do
     printf '%-5s ' $format
     "${BENCH:-$CARGO_TARGET_DIR/release/examples/openstack}" "$OS_CLIENT_CONFIG_FILE" $cloud $format "$work/disk.raw" "$work/scratch"
   done
+done | tee "$work/lines"
+median() { # median KIND WORD: of the numbers behind a word
+  sed -n "s/^$1 .*$2 \([0-9]*\) MiB.*/\1/p" "$work/lines" | sort -n | sed -n 2p
+}
+for format in raw qcow2; do
+  for way in up down; do
+    echo "$format $way: $(($(median $format $way) * 100 / $(median curl $way))) % of curl's $(median curl $way) MiB/s"
+  done
 done
+echo "peak memory: $(grep -v curl "$work/lines" | grep -oE '[0-9]+ MiB(,|$)' | sort -n | tail -1 | tr -d ,)"
