@@ -61,7 +61,7 @@ impl Client {
     /// The same for another group and region of the subscription.
     pub(super) fn at(&self, group: &str, location: &str) -> Self {
         let config = AzureConfig { group: group.to_owned(), location: location.to_owned(), ..(*self.config).clone() };
-        Self { config: config.into(), ..self.clone() }
+        Self { config: config.into(), http: self.http.clone() }
     }
 
     /// An address of the Resource Manager.
