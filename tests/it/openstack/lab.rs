@@ -157,8 +157,8 @@ pub fn ready(console: &str) -> BTreeMap<String, u64> {
     words.filter_map(|(key, value)| Some((key.to_owned(), value.parse().ok()?))).collect()
 }
 
-/// The last order that a console told to be on disk.
+/// The last order that a console told to be on disk. The prompt of the guest's shell may stand before it on its line.
 pub fn last_order(console: &str) -> u64 {
-    let told = console.lines().filter_map(|line| line.trim().strip_prefix("REPLICATE-SEQ "));
-    told.filter_map(|number| number.trim().parse().ok()).max().unwrap_or(0)
+    let told = console.lines().filter_map(|line| line.rsplit_once("REPLICATE-SEQ "));
+    told.filter_map(|(_, number)| number.trim().parse().ok()).max().unwrap_or(0)
 }
