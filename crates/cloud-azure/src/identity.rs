@@ -180,8 +180,9 @@ impl Login {
         custom.authority_host = match self.0.authority.strip_prefix("http://") {
             // the credentials refuse plain http; on this host, where a simulator is, nobody listens between
             Some(rest) => {
-                options.per_try_policies.push(Arc::new(Plain));
-                format!("https://{rest}")
+                let (host, path) = rest.trim_end_matches('/').split_once('/').unwrap_or((rest, ""));
+                options.per_try_policies.push(Arc::new(Plain { path: path.to_owned() }));
+                format!("https://{host}")
             }
             None => self.0.authority.clone(),
         };
@@ -270,9 +271,12 @@ impl TokenCredential for Login {
     }
 }
 
-/// Sends to this host without TLS.
+/// Sends to this host without TLS, and below a path, which the credentials take from no authority.
 #[derive(Debug)]
-struct Plain;
+struct Plain {
+    /// Without slashes around it; may be empty.
+    path: String,
+}
 
 #[async_trait]
 impl Policy for Plain {
@@ -283,6 +287,10 @@ impl Policy for Plain {
             && request.url_mut().set_scheme("http").is_err()
         {
             return Err(azure_core::Error::with_message(ErrorKind::Other, "the address is not understood"));
+        }
+        if !self.path.is_empty() {
+            let whole = format!("/{}{}", self.path, request.url().path());
+            request.url_mut().set_path(&whole);
         }
         next[0].send(context, request, &next[1..]).await
     }
