@@ -92,7 +92,7 @@ licences() {
   # the advisory database is fetched from a code host that a closed network may not reach
   cargo deny --offline check bans licenses sources
 }
-demo() { deploy/demo.sh; }
+demo() { deploy/demo.sh && deploy/demo.sh --clouds; }
 
 part format format
 part clippy lint
