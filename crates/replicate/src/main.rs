@@ -28,7 +28,12 @@ fn main() -> ExitCode {
             return ExitCode::from(exit::FAILED);
         }
     };
-    let code = runtime.block_on(commands::run(cli, printer));
+    let code = runtime.block_on(async {
+        let code = commands::run(cli, printer).await;
+        #[cfg(feature = "azure")]
+        cloud_azure::compute::settle(std::time::Duration::from_secs(10)).await;
+        code
+    });
     // blocking work that nobody waits for any more (a read of a dead mount) must not hold the exit
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     ExitCode::from(code)

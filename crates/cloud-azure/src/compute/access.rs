@@ -4,12 +4,15 @@
 //! A process that dies leaves the SAS to its own end, which is why one is never long; what is deleted ends it first.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex as Plain, PoisonError};
+use std::time::Duration;
 
 use model::{Error, Kind, Result};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep};
 
 use super::arm::What;
 use super::http::Client;
@@ -18,6 +21,34 @@ use super::http::Client;
 const READ_SECONDS: u32 = 3600;
 /// How long one for writing lasts: an upload cannot be renewed without being taken for finished.
 const WRITE_SECONDS: u32 = 24 * 3600;
+
+/// Accesses that are on their way to their end, of all sites of this process.
+static ENDING: AtomicUsize = AtomicUsize::new(0);
+
+/// One of them, until it is dropped.
+struct Ending;
+
+impl Ending {
+    fn new() -> Self {
+        ENDING.fetch_add(1, Ordering::SeqCst);
+        Self
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        ENDING.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Waits until accesses that nobody holds any more have ended, at most for `limit`: the end of the process would leave
+/// them open until their time is over.
+pub async fn settle(limit: Duration) {
+    let until = Instant::now() + limit;
+    while ENDING.load(Ordering::SeqCst) > 0 && Instant::now() < until {
+        sleep(Duration::from_millis(10)).await;
+    }
+}
 
 /// The SAS that are open, by name.
 #[derive(Default)]
@@ -142,7 +173,9 @@ impl Drop for Access {
         }
         let (Some(slot), Ok(runtime)) = (self.slot.take(), tokio::runtime::Handle::try_current()) else { return };
         let (client, what, name) = (self.client.clone(), self.what, std::mem::take(&mut self.name));
+        let ending = Ending::new();
         runtime.spawn(async move {
+            let _ending = ending;
             if let Err(error) = give_back(&client, what, &name, &slot).await {
                 tracing::warn!(name, error = error.chain(), "access stays open until its time is over");
             }

@@ -32,6 +32,7 @@ use async_trait::async_trait;
 use cloud::{Cloud, Relay, Resource, Source, Target};
 use model::{Result, SiteName};
 
+pub use access::settle;
 pub use restore::{LaunchSpec, Restore};
 
 use self::access::Accesses;
