@@ -1,7 +1,7 @@
 //! Who we are at Azure: the official credentials behind one login, for the Resource Manager and for blobs alike.
 //!
 //! A token is cached and renewed before it ends by the credential. However many calls wait for one, one of them asks;
-//! what was refused is believed for a while, so that a wrong secret is not tried by every call. After a refusal the
+//! a final refusal is believed for a while, so that a wrong secret is not tried by every call. After any failure the
 //! secret is read anew: one that was changed is used without a restart.
 
 use std::path::PathBuf;
@@ -98,6 +98,8 @@ struct Inner {
 #[derive(Default)]
 struct Held {
     credential: Option<Arc<dyn TokenCredential>>,
+    /// The token that was given last.
+    token: Option<AccessToken>,
     refusal: Option<(Error, Instant)>,
 }
 
@@ -127,20 +129,25 @@ impl Login {
         };
         match credential.get_token(&[scope], None).await {
             Ok(token) => {
-                *held = Held { credential: Some(credential), refusal: None };
+                *held = Held { credential: Some(credential), token: Some(token.clone()), refusal: None };
                 Ok(token)
             }
             Err(error) => {
                 let error = self.refused(&error);
-                *held = Held { credential: None, refusal: Some((again(&error), Instant::now() + REFUSED)) };
+                // what may pass is for the retries above to try again, each in its time
+                let refusal = (!error.kind().is_retryable()).then(|| (again(&error), Instant::now() + REFUSED));
+                *held = Held { refusal, ..Held::default() };
                 Err(error)
             }
         }
     }
 
-    /// The tokens that were given are no good any more: the next call signs in again.
-    pub async fn forget(&self) {
-        self.0.held.lock().await.credential = None;
+    /// A token that was given is refused: the next call signs in again, unless another call has seen to it already.
+    pub async fn forget(&self, refused: &AccessToken) {
+        let mut held = self.0.held.lock().await;
+        if held.token.as_ref().is_some_and(|token| token.token.secret() == refused.token.secret()) {
+            *held = Held::default();
+        }
     }
 
     async fn credential(&self) -> Result<Arc<dyn TokenCredential>> {

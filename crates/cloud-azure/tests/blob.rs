@@ -10,6 +10,7 @@ mod common;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -113,6 +114,11 @@ async fn large_bodies_go_up_in_blocks(server: &Azurite) {
 
 /// A server that gives every request the same answer.
 fn answering(answer: &'static str) -> String {
+    answering_with(move || answer.to_owned())
+}
+
+/// A server that answers each request anew.
+fn answering_with(answer: impl Fn() -> String + Send + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
@@ -127,7 +133,7 @@ fn answering(answer: &'static str) -> String {
             let head = String::from_utf8_lossy(&head).to_lowercase();
             let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
             let _ = stream.read_exact(&mut vec![0; length.unwrap_or(0)]);
-            let _ = stream.write_all(answer.as_bytes());
+            let _ = stream.write_all(answer().as_bytes());
         }
     });
     format!("http://127.0.0.1:{port}")
@@ -180,4 +186,57 @@ async fn a_refused_login_is_told() {
     assert_eq!(error.kind(), Kind::Denied, "{}", error.chain());
     assert!(error.chain().contains("app-1") && error.chain().contains("AADSTS7000215"), "{}", error.chain());
     assert!(error.advice().is_some() && !error.chain().contains("very-secret"));
+}
+
+/// Entra ID that answers the n-th login with what `answer` makes of it.
+fn entra(answer: impl Fn(usize) -> String + Send + 'static) -> (Login, tempfile::NamedTempFile, Arc<AtomicUsize>) {
+    let secret = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(secret.path(), "very-secret\n").unwrap();
+    let logins = Arc::new(AtomicUsize::new(0));
+    let counted = logins.clone();
+    let address = answering_with(move || answer(counted.fetch_add(1, Ordering::SeqCst)));
+    let identity = Identity::Secret {
+        tenant: "contoso".into(),
+        client: "app-1".into(),
+        secret: Secret::File(secret.path().to_owned()),
+    };
+    (Login::new(identity, address), secret, logins)
+}
+
+fn token_answer(nth: usize) -> String {
+    let body = format!(
+        "{{\"token_type\":\"Bearer\",\"expires_in\":3600,\"ext_expires_in\":3600,\"access_token\":\"t{nth}\"}}"
+    );
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n";
+    format!("{head}content-length: {}\r\n\r\n{body}", body.len())
+}
+
+/// However many calls have a token refused, one of them signs in again; a token that is fine is not thrown away for an
+/// older one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_token_is_renewed_once() {
+    let (login, _secret, logins) = entra(token_answer);
+    let scope = "https://management.azure.com/.default";
+    let first = login.token(scope).await.unwrap();
+    for _ in 0..3 {
+        login.forget(&first).await;
+        assert_eq!(login.token(scope).await.unwrap().token.secret(), "t1");
+    }
+    assert_eq!(logins.load(Ordering::SeqCst), 2);
+}
+
+/// What may pass is asked for again at once; what is final is believed for a while.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_that_failed_for_the_moment_is_tried_again() {
+    let busy = || "HTTP/1.1 503 Busy\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_owned();
+    let (login, _secret, logins) = entra(move |nth| if nth == 0 { busy() } else { token_answer(nth) });
+    assert_eq!(login.token("s").await.unwrap_err().kind(), Kind::Transient);
+    assert_eq!(login.token("s").await.unwrap().token.secret(), "t1");
+    assert_eq!(logins.load(Ordering::SeqCst), 2);
+    let refusal = "HTTP/1.1 401 No\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n{\"error\":\"invalid_client\",\"error_description\":\"no\",\"error_codes\":[7]}";
+    let (login, _secret, logins) = entra(move |_| refusal.to_owned());
+    for _ in 0..3 {
+        assert_eq!(login.token("s").await.unwrap_err().kind(), Kind::Denied);
+    }
+    assert_eq!(logins.load(Ordering::SeqCst), 1);
 }

@@ -101,7 +101,7 @@ impl Client {
             tracing::debug!(%method, status = status.as_u16(), operation, "called the Resource Manager");
             if status == StatusCode::UNAUTHORIZED && !renewed {
                 renewed = true;
-                self.config.login.forget().await;
+                self.config.login.forget(&token).await;
                 continue;
             }
             let bytes = read(operation, answer).await?;
