@@ -120,15 +120,11 @@ impl Engine {
         tagged(tag::OWNER, self.owner.as_str()) && tagged(tag::RUN, run.id.as_str())
     }
 
-    /// Whether any site has an instance of a run.
+    /// Whether the site that a restore goes to has its instance.
     async fn has_instance(&self, run: &RunRecord) -> Result<bool> {
-        for site in self.sites.values() {
-            let owned = site.owned().await?;
-            if owned.iter().any(|resource| resource.kind == "instance" && self.is_of(resource, run)) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        let Some(site) = &run.site else { return Ok(false) };
+        let owned = self.site(site)?.owned().await?;
+        Ok(owned.iter().any(|resource| resource.kind == "instance" && self.is_of(resource, run)))
     }
 
     /// Ends a restore or drill that died. What it made goes; only a server that is there stays with its image, because somebody may use it
