@@ -83,19 +83,6 @@ fn restores(world: &World, from: &str, story: &str) {
     assert!(there == std::fs::read(world.path("guests/web-1.raw")).unwrap(), "{story}");
 }
 
-fn prune(world: &World) {
-    for _ in 0..80 {
-        // 3: more is due than may be deleted at once
-        let output = world.run(&["--json", "prune"]);
-        assert!(matches!(output.status.code(), Some(0 | 3)), "{}", String::from_utf8_lossy(&output.stderr));
-        let pruned: Value = serde_json::from_slice(&output.stdout).unwrap();
-        if pruned["report"]["doomed"].as_array().unwrap().is_empty() {
-            return;
-        }
-    }
-    panic!("retention does not come to an end");
-}
-
 fn is_full() -> bool {
     std::env::var_os("REPLICATE_SWEEP").is_some_and(|value| value == "full")
 }
@@ -117,7 +104,7 @@ fn images_at_azure() {
     println!("1 % changed: {sent} bytes of {first} were sent, {read} were read");
     assert!(sent * 50 <= 64 << 20 && read * 25 <= 64 << 20, "{sent} sent, {read} read");
     restores(&world, "azure-we", "the second point");
-    prune(&world);
+    world.prune();
     assert_eq!(left(&sim), ["snapshot"], "the older image is gone, the disks of both too");
     // all is forgotten, and found again by the tags
     std::fs::remove_dir_all(world.path("ledger")).unwrap();
@@ -151,7 +138,7 @@ fn from_region_to_region() {
     println!("of the second point {sent} bytes were sent and {read} read");
     assert!(sent * 50 <= 64 << 20 && read * 10 <= 64 << 20, "{sent} sent, {read} read");
     restores(&world, "azure-ne", "the second relayed image");
-    prune(&world);
+    world.prune();
     assert_eq!(left(&sim), ["snapshot", "snapshot"]);
 }
 
@@ -173,7 +160,7 @@ fn killed(to: &str, regions: usize, stride: usize) {
         world.fine(&["run", "all", "-q"]);
         restores(&world, "azure-we", &format!("died at {n}"));
     }
-    prune(&world);
+    world.prune();
     world.fine(&["sweep", "-q"]);
     println!("killed at {deaths} points, recovered each time");
     assert!(deaths > 3);
@@ -233,7 +220,7 @@ fn a_storm_of_faults() {
     // few runs say little: a single upload that is begun anew is half of what they send
     assert!(!is_full() || lost * 10 <= put, "{lost} of {put} bytes were sent again");
     restores(&world, "azure-we", "after the storm");
-    prune(&world);
+    world.prune();
     world.fine(&["sweep", "-q"]);
     let (there, known) = held(&sim, &world);
     assert_eq!(there, known, "what exists is what the ledger knows");

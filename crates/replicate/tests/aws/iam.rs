@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use tests::sim::CloudSim;
 
-use super::{REGION, change, prune, world};
+use super::{REGION, change, world};
 
 /// The policies by role.
 fn documents() -> Value {
@@ -132,7 +132,7 @@ fn every_role_has_the_rights_that_it_needs_and_no_more() {
     assert!(refused && images() == before, "a writer may delete images");
 
     let part = Part::begin(&sim, &["retention"], &["retention"]);
-    prune(&world);
+    world.prune();
     part.end();
 
     // a restored server and a drill get images of their own, and a drill's is deleted; nothing boots here, so the drill

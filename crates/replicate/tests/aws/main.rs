@@ -85,19 +85,6 @@ fn restores_from(world: &World, from: &str, story: &str) {
     assert!(equal, "{story}");
 }
 
-fn prune(world: &World) {
-    for _ in 0..80 {
-        // 3: more is due than may be deleted at once
-        let output = world.run(&["--json", "prune"]);
-        assert!(matches!(output.status.code(), Some(0 | 3)), "{}", String::from_utf8_lossy(&output.stderr));
-        let pruned: Value = serde_json::from_slice(&output.stdout).unwrap();
-        if pruned["report"]["doomed"].as_array().unwrap().is_empty() {
-            return;
-        }
-    }
-    panic!("retention does not come to an end");
-}
-
 #[test]
 fn images_at_aws() {
     let sim = CloudSim::start(&["--calm", "--no-qemu"]);
@@ -115,7 +102,7 @@ fn images_at_aws() {
     println!("1 % changed: {puts} of {first} blocks were put, {gets} were read");
     assert!(puts as f64 <= 0.02 * first as f64 && gets <= 8, "{puts} put, {gets} read");
     restores(&world, "the second point");
-    prune(&world);
+    world.prune();
     assert_eq!(kinds(&sim), ["image", "snapshot"], "the older image is gone, its snapshot too");
     // all is forgotten, and found again by the tags
     std::fs::remove_dir_all(world.path("ledger")).unwrap();
@@ -157,7 +144,7 @@ fn from_region_to_region() {
     assert!(near.0 == 2 && far.0 == 0 && far.1 == 2, "{near:?} {far:?}");
     restores_from(&world, "far", "the second copy");
     assert_eq!(calls(&sim, "CopyImage"), 2);
-    prune(&world);
+    world.prune();
     assert_eq!(kinds(&sim), ["image", "image", "snapshot", "snapshot"]);
     // all is forgotten, and found again by the tags of the copies
     std::fs::remove_dir_all(world.path("ledger")).unwrap();
@@ -202,7 +189,7 @@ fn dies_everywhere(sim: &CloudSim, world: &World, places: &[&str]) {
             restores_from(world, place, &format!("died at {n}"));
         }
     }
-    prune(world);
+    world.prune();
     world.fine(&["sweep", "-q"]);
     println!("killed at {deaths} points, recovered each time");
     assert!(deaths > 3);

@@ -148,6 +148,20 @@ replica-grace = "0s"
         serde_json::from_str(&self.fine(&all)).expect("json")
     }
 
+    /// Applies retention until nothing is left to be deleted.
+    pub fn prune(&self) {
+        for _ in 0..80 {
+            // 3: more is due than may be deleted at once
+            let output = self.run(&["--json", "prune"]);
+            assert!(matches!(output.status.code(), Some(0 | 3)), "{}", String::from_utf8_lossy(&output.stderr));
+            let pruned: serde_json::Value = serde_json::from_slice(&output.stdout).expect("json");
+            if pruned["report"]["doomed"].as_array().expect("a list").is_empty() {
+                return;
+            }
+        }
+        panic!("retention does not come to an end");
+    }
+
     /// One command as a golden file shows it.
     pub fn show(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments);
