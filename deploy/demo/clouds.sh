@@ -67,12 +67,15 @@ policy to-azure aws-eu azure-we
 policy home azure-we second
 show replicate check
 
-# Waits for the newest instance of the clouds.
+consoles() { find "$lab/cloud" -name console.log | sort; }
+
+# Waits for the instance that the last hop has started: those of earlier hops go on talking.
 await_instance() {
-  local newest
-  newest=$(find "$lab/cloud" -name console.log -printf '%T@ %p\n' | sort -n | tail -1 | cut -d' ' -f2)
-  await "$newest" REPLICATE-READY "the instance at $1"
-  say "its console: $(grep -a -m1 REPLICATE-READY "$newest" | tr -d '\r')"
+  local new
+  new=$(consoles | grep -vxFf "$lab/known" | head -1)
+  [ -n "$new" ] || die "$1 has started no instance"
+  await "$new" REPLICATE-READY "the instance at $1"
+  say "its console: $(grep -a -m1 REPLICATE-READY "$new" | tr -d '\r')"
 }
 
 # One hop: a run of a policy, a restore, a boot.
@@ -81,6 +84,7 @@ hop() {
   start=$(now)
   show replicate --quiet run "$policy"
   took "capture, and an image at $name" "$(since "$start")"
+  consoles > "$lab/known"
   start=$(now)
   show replicate --quiet restore shop --to "$site"
 }
