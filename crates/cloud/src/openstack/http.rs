@@ -129,8 +129,9 @@ impl Call<'_> {
         self
     }
 
-    /// Asks for a range of bytes only.
+    /// Asks for a range of bytes only. How long that may take is up to whoever reads them.
     pub(super) fn range(mut self, offset: u64, len: u64) -> Self {
+        self.limit = None;
         self.range = Some(format!("bytes={offset}-{}", offset + len.saturating_sub(1)));
         self
     }
@@ -240,22 +241,4 @@ impl Call<'_> {
             body.extend_from_slice(&part);
         }
     }
-}
-
-/// Reads a body that must have `len` bytes.
-pub(super) async fn read_exactly(operation: &str, mut answer: Response, len: usize) -> Result<Bytes> {
-    let mut body = Vec::with_capacity(len);
-    loop {
-        let part = answer.chunk().await.map_err(|error| transport(operation, "the service", error))?;
-        let Some(part) = part else { break };
-        if body.len() + part.len() > len {
-            return Err(Error::new(Kind::Damaged, operation).because("more bytes came than were asked for"));
-        }
-        body.extend_from_slice(&part);
-    }
-    if body.len() < len {
-        let why = format!("the answer ended after {} of {len} bytes", body.len());
-        return Err(Error::new(Kind::Transient, operation).because(why));
-    }
-    Ok(body.into())
 }

@@ -11,6 +11,7 @@ mod auth;
 mod config;
 mod digest;
 mod discover;
+mod download;
 mod error;
 #[cfg(test)]
 mod fake;

@@ -1,5 +1,5 @@
-//! Pipes between two regions: the file of an image there, read by ranges, is the body of an upload here. Nothing is
-//! kept but the few ranges that are on their way.
+//! Pipes between two regions: the file of an image there is the body of an upload here. Nothing is kept but the few pieces
+//! that are on their way.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,20 +7,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use disk::file::Ranged;
 use futures::{StreamExt, stream};
 use model::{Error, Kind, Result};
-use reqwest::StatusCode;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use super::api::glance::Glance;
-use super::http::{Client, read_exactly};
+use super::download::Download;
+use super::http::Client;
 
-/// Bytes of a range.
-const RANGE: u64 = 4 << 20;
-/// Ranges that are asked for at once: the next ones arrive while one is sent.
+/// Bytes of a piece.
+const PIECE: u64 = 4 << 20;
+/// Pieces that are read at once: the next ones arrive while one is sent.
 const AHEAD: usize = 4;
-/// How often a range is asked for. Nobody above can: bytes that were sent cannot be sent again.
+/// How often a piece is asked for. Nobody above can: bytes that were sent cannot be sent again.
 const TRIES: u32 = 5;
 /// The longest that nothing may move; and that the service may take after the last byte.
 const STALL: Duration = Duration::from_secs(600);
@@ -100,10 +101,11 @@ impl Pipes {
 /// Sends one image into another.
 async fn fill(there: Client, from: String, here: Client, to: String, len: u64, moved: Arc<AtomicU64>) -> Result<()> {
     let counter = Arc::clone(&moved);
-    let pieces = stream::iter((0..len).step_by(RANGE as usize))
+    let file = Arc::new(Download::new(&there, &from, len));
+    let pieces = stream::iter((0..len).step_by(PIECE as usize))
         .map(move |offset| {
-            let (there, from) = (there.clone(), from.clone());
-            async move { piece(&there, &from, offset, RANGE.min(len - offset)).await }
+            let file = Arc::clone(&file);
+            async move { piece(&file, offset, PIECE.min(len - offset) as usize).await }
         })
         .buffered(AHEAD)
         .map(move |piece| {
@@ -131,29 +133,18 @@ async fn fill(there: Client, from: String, here: Client, to: String, len: u64, m
     }
 }
 
-/// One range of an image.
-async fn piece(there: &Client, from: &str, offset: u64, len: u64) -> Result<Bytes> {
+/// One piece of an image.
+async fn piece(file: &Download, offset: u64, len: usize) -> Result<Bytes> {
     let mut wait = Duration::from_millis(500);
     for _ in 1..TRIES {
-        match range(there, from, offset, len).await {
+        match file.read(offset, len).await {
             Err(error) if error.kind().is_retryable() => {
-                tracing::debug!(image = from, offset, error = error.chain(), "asking for the range again");
+                tracing::debug!(offset, error = error.chain(), "asking for the piece again");
             }
             answer => return answer,
         }
         sleep(wait).await;
         wait *= 2;
     }
-    range(there, from, offset, len).await
-}
-
-async fn range(there: &Client, from: &str, offset: u64, len: u64) -> Result<Bytes> {
-    let operation = format!("cannot read {len} bytes at {offset} of image {from}");
-    let answer = Glance(there).download(from, Some((offset, len))).await?;
-    if answer.status() != StatusCode::PARTIAL_CONTENT && offset != 0 {
-        return Err(Error::new(Kind::Invalid, operation)
-            .because("Glance, or a proxy before it, answers ranges with the whole image")
-            .hint("let the proxy pass the header `Range`"));
-    }
-    read_exactly(&operation, answer, len as usize).await
+    file.read(offset, len).await
 }

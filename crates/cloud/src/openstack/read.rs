@@ -1,17 +1,14 @@
-//! Reading an image: ranges of its file, of which only what a reader asks for is downloaded. A download that breaks is
-//! asked for again from where it broke, by the decorator above.
+//! Reading the disk in an image. A download that breaks is asked for again from where it broke, by the decorator above.
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
-use bytes::Bytes;
-use disk::file::{Ranged, open_ranged};
+use disk::file::open_ranged;
 use disk::{DiskRead, Format};
 use model::{Error, Kind, Result};
-use reqwest::StatusCode;
 
-use super::api::glance::{Glance, Image, Status};
+use super::api::glance::{Image, Status};
 use super::digest;
+use super::download::Download;
 use super::http::Client;
 
 /// Opens the disk in an image. The image is active, or this fails.
@@ -37,36 +34,6 @@ pub(super) async fn open(client: &Client, image: &Image) -> Result<Box<dyn DiskR
         None | Some(0) => return Err(invalid("it holds no bytes: it stands for volumes".to_owned())),
         Some(len) => len,
     };
-    let file = ImageFile { client: client.clone(), id: image.id.clone(), len };
-    open_ranged(digest::checked(Arc::new(file), image), format).await.map_err(|error| error.within(operation()))
-}
-
-/// The file of an image.
-struct ImageFile {
-    client: Client,
-    id: String,
-    len: u64,
-}
-
-#[async_trait]
-impl Ranged for ImageFile {
-    fn len(&self) -> u64 {
-        self.len
-    }
-
-    async fn read(&self, offset: u64, len: usize) -> Result<Bytes> {
-        let operation = format!("cannot read {len} bytes at {offset} of image {}", self.id);
-        let answer = Glance(&self.client).download(&self.id, Some((offset, len as u64))).await?;
-        let whole = offset == 0 && len as u64 == self.len;
-        if answer.status() != StatusCode::PARTIAL_CONTENT && !whole {
-            return Err(Error::new(Kind::Invalid, operation)
-                .because("Glance, or a proxy before it, answers ranges with the whole image")
-                .hint("let the proxy pass the header `Range`"));
-        }
-        super::http::read_exactly(&operation, answer, len).await
-    }
-
-    fn describe(&self) -> String {
-        format!("image {}", self.id)
-    }
+    let file = Arc::new(Download::new(client, &image.id, len));
+    open_ranged(digest::checked(file, image), format).await.map_err(|error| error.within(operation()))
 }

@@ -230,13 +230,11 @@ impl Glance<'_> {
         self.call(what, Method::DELETE, format!("stores/{store}/{id}")).gone().await
     }
 
-    /// Asks for bytes of an image. The answer may have all of them if the service knows no ranges.
-    pub(in crate::openstack) async fn download(&self, id: &str, range: Option<(u64, u64)>) -> Result<Response> {
+    /// Asks for bytes of an image. The answer has all of them if the service knows no ranges. How long its body may take is
+    /// up to whoever reads it.
+    pub(in crate::openstack) async fn download(&self, id: &str, offset: u64, len: u64) -> Result<Response> {
         let call = self.call(format!("cannot read image {id}"), Method::GET, format!("images/{id}/file"));
-        match range {
-            Some((offset, len)) => call.range(offset, len).send().await,
-            None => call.send().await,
-        }
+        call.range(offset, len).send().await
     }
 
     /// Shares an image with a project.
