@@ -15,7 +15,7 @@ use model::{Error, Kind, Result};
 
 use super::api::glance::Image;
 
-/// The most that is kept until its turn: four pieces of 8 MiB, which the reader holds as well.
+/// The most that is kept until its turn: what a transfer has in flight, and so holds as well.
 const EARLY: usize = 32 << 20;
 
 /// Adds the check to a file, if the service told a hash that is known here.

@@ -22,7 +22,7 @@ use super::http::Client;
 /// The most that is asked for at once. An answer that a slow reader leaves waiting is lost, so there is an end to it.
 const LONGEST: u64 = 256 << 20;
 /// Readers with several reads in flight do not quite keep the order: as much is kept of what they skip.
-const EARLY: u64 = 32 << 20;
+const EARLY: u64 = 16 << 20;
 /// The longest that the service may send nothing.
 const STALL: Duration = Duration::from_secs(300);
 

@@ -14,10 +14,10 @@ use super::blocking::{FileDisk, run};
 use super::qcow2::{self, Qcow2Disk, Storage};
 use crate::DiskRead;
 
-/// Bytes that are fetched at once. Far larger than a read: a request costs the other side as much as a MiB does.
-const SEGMENT: u64 = 8 << 20;
+/// Bytes that are fetched at once. Larger than a read, which a container of clusters cuts small.
+const SEGMENT: u64 = 2 << 20;
 /// Segments that are kept. A transfer reads some 32 MiB ahead, in order.
-const KEPT: usize = 6;
+const KEPT: usize = 20;
 
 /// A file that is read by ranges.
 #[async_trait]
@@ -160,5 +160,9 @@ impl Storage for RangedStorage {
         let bytes = self.runtime.block_on(self.file.read(offset, buffer.len()))?;
         buffer.copy_from_slice(&bytes);
         Ok(())
+    }
+
+    fn lend(&self, offset: u64, len: usize) -> Result<Option<Bytes>> {
+        self.runtime.block_on(self.file.read(offset, len)).map(Some)
     }
 }

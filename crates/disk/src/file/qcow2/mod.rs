@@ -16,6 +16,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use model::{Error, Extent, ExtentList, Kind, Result};
 
 pub(super) use self::header::MAGIC;
@@ -34,6 +35,10 @@ pub(super) trait Storage: Send + Sync {
     fn len(&self) -> u64;
     /// Fills the buffer; the caller has checked the range.
     fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<()>;
+    /// The same bytes without a copy, from a storage that keeps them in memory.
+    fn lend(&self, _offset: u64, _len: usize) -> Result<Option<Bytes>> {
+        Ok(None)
+    }
     /// The file, if it is one.
     fn file(&self) -> Option<Arc<File>> {
         None
@@ -99,6 +104,18 @@ impl Qcow2Disk {
         };
         let (header, map, backing) = open().map_err(|e: Error| e.within(format!("cannot open {name}")))?;
         Ok(Self { storage, map, size: header.size, compression: header.compression, backing, name })
+    }
+
+    /// Where the range lies in the file, if plainly and in one piece.
+    fn plain_place(&self, offset: u64, len: u64) -> Option<u64> {
+        let inside = offset % self.cluster_size();
+        // what cannot be looked up has no plain place: reading it tells why
+        let cluster = self.map.lookup(self.storage.as_ref(), offset / self.cluster_size()).ok()?;
+        let Cluster::Plain(host) = cluster else { return None };
+        let place = host + inside;
+        let whole = self.plain_len(offset, place, len).ok()? == len;
+        place.checked_add(len).filter(|end| whole && *end <= self.storage.len())?;
+        Some(place)
     }
 
     fn cluster_size(&self) -> u64 {
@@ -200,15 +217,18 @@ impl Blocking for Qcow2Disk {
         self.fill(offset, buffer).map_err(|e| e.within(format!("cannot read {len} bytes at {offset} of {}", self.name)))
     }
 
+    fn lend(&self, offset: u64, len: usize) -> Result<Option<Bytes>> {
+        if self.storage.file().is_some() {
+            return Ok(None);
+        }
+        let Some(place) = self.plain_place(offset, len as u64) else { return Ok(None) };
+        let what = |e: Error| e.within(format!("cannot read {len} bytes at {offset} of {}", self.name));
+        self.storage.lend(place, len).map_err(what)
+    }
+
     fn plain_range(&self, offset: u64, len: u64) -> Option<PlainRange> {
-        let inside = offset % self.cluster_size();
-        // what cannot be looked up has no plain place: reading it tells why
-        let cluster = self.map.lookup(self.storage.as_ref(), offset / self.cluster_size()).ok()?;
-        let Cluster::Plain(host) = cluster else { return None };
-        let whole = self.plain_len(offset, host + inside, len).ok()? == len;
-        let end = (host + inside).checked_add(len).filter(|end| *end <= self.storage.len());
-        let file = self.storage.file().filter(|_| whole && end.is_some())?;
-        Some(PlainRange { file, offset: host + inside })
+        let file = self.storage.file()?;
+        Some(PlainRange { file, offset: self.plain_place(offset, len)? })
     }
 
     fn describe(&self) -> String {
