@@ -7,6 +7,7 @@ mod capabilities;
 pub mod conformance;
 mod hook;
 mod launch_specs;
+pub mod leaves;
 pub mod memory;
 pub mod openstack;
 pub mod qemu;

@@ -149,7 +149,7 @@ fn killed(to: &str, regions: usize, stride: usize) {
     policy(&world, "here", to);
     world.fine(&["run", "all", "-q"]);
     let (mut deaths, stride) = (0, if is_full() { 1 } else { stride });
-    for n in (1 + std::process::id() as usize % stride..).step_by(stride) {
+    for n in (1..).step_by(stride) {
         change(&world, n as u64 + 100, 256 << 10);
         let output = world.command(&["run", "all", "-q"]).env("REPLICATE_CRASH_AT", n.to_string()).output().unwrap();
         if output.status.signal() != Some(9) {
@@ -193,8 +193,8 @@ fn a_storm_of_faults() {
         json!({ "kind": "reset" }),
         json!({ "kind": "twice" }),
     ];
-    let seed = u64::from(std::process::id());
-    println!("the storm's seed is {seed}");
+    // the same storm each time; `REPLICATE_SEED` makes another one
+    let seed = std::env::var("REPLICATE_SEED").map_or(20, |seed| seed.parse().unwrap());
     for (nth, fault) in faults.iter().enumerate() {
         let rule = json!({ "operation": "*", "probability": 0.04, "seed": seed + nth as u64, "fault": fault });
         sim.control("POST", "rules", &rule);
@@ -214,11 +214,11 @@ fn a_storm_of_faults() {
     let (lost, put) = again(&sim);
     sim.control("DELETE", "rules", &Value::Null);
     println!(
-        "{runs} runs, {resumed} given again, {hits} faults; of {put} bytes {lost} were sent though they had arrived"
+        "seed {seed}: {runs} runs, {resumed} given again, {hits} faults; of {put} bytes {lost} were sent though they \
+         had arrived"
     );
     assert!(hits as u64 > runs, "the storm was felt: {hits}");
-    // few runs say little: a single upload that is begun anew is half of what they send
-    assert!(!is_full() || lost * 10 <= put, "{lost} of {put} bytes were sent again");
+    assert!(lost * 10 <= put, "{lost} of {put} bytes were sent again");
     restores(&world, "azure-we", "after the storm");
     world.prune();
     world.fine(&["sweep", "-q"]);

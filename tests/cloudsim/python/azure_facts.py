@@ -1,8 +1,10 @@
 """The Azure half, driven by Microsoft's own Python SDKs: disks, snapshots, long-running operations, and page blobs behind a
 SAS. What the models of the SDK do not know is a finding."""
 
+import base64
 import json
 import random
+import struct
 import sys
 import time
 import urllib.error
@@ -22,6 +24,26 @@ def write(sim, client, disk, parts):
         for start, data in parts.items():
             file.seek(start)
             file.write(data)
+
+
+def crc64(data):
+    """The sum that page blobs are checked by: the polynomial is that of Microsoft's own SDKs."""
+    sum = 0xFFFFFFFFFFFFFFFF
+    for byte in data:
+        sum ^= byte
+        for _ in range(8):
+            sum = sum >> 1 ^ (0x9A6C9329AC4BC9B5 if sum & 1 else 0)
+    return sum ^ 0xFFFFFFFFFFFFFFFF
+
+
+def crc64(data):
+    """The sum that page blobs are checked by: the polynomial is that of Microsoft's own SDKs."""
+    sum = 0xFFFFFFFFFFFFFFFF
+    for byte in data:
+        sum ^= byte
+        for _ in range(8):
+            sum = sum >> 1 ^ (0x9A6C9329AC4BC9B5 if sum & 1 else 0)
+    return sum ^ 0xFFFFFFFFFFFFFFFF
 
 
 def disks(sim, client):
@@ -55,6 +77,18 @@ def disks(sim, client):
     page = blob(client.disks.begin_grant_access("prod", "copy", {"access": "Write", "durationInSeconds": 600}).result().access_sas)
     page.upload_pages_from_url(two.url, offset=0, length=MIB, source_offset=0)
     page.upload_pages_from_url(one.url, offset=4 * MIB, length=1024, source_offset=MIB - 512)
+    # a copy of other bytes than the sum says is none
+    summed = lambda sum: {"headers": {"x-ms-source-content-crc64": base64.b64encode(struct.pack("<Q", sum)).decode()}}
+    bytes_there = two.download_blob(offset=12288, length=512).readall()
+    assert crc64(b"123456789") == 0xAE8B14860A799888
+    page.upload_pages_from_url(two.url, offset=12288, length=512, source_offset=12288, **summed(crc64(bytes_there)))
+    refused(400, "Crc64Mismatch", page.upload_pages_from_url, two.url, offset=0, length=512, source_offset=12288, **summed(crc64(bytes_there) ^ 1))
+    # a copy of other bytes than the sum says is none
+    summed = lambda sum: {"headers": {"x-ms-source-content-crc64": base64.b64encode(struct.pack("<Q", sum)).decode()}}
+    bytes_there = two.download_blob(offset=12288, length=512).readall()
+    assert crc64(b"123456789") == 0xAE8B14860A799888
+    page.upload_pages_from_url(two.url, offset=12288, length=512, source_offset=12288, **summed(crc64(bytes_there)))
+    refused(400, "Crc64Mismatch", page.upload_pages_from_url, two.url, offset=0, length=512, source_offset=12288, **summed(crc64(bytes_there) ^ 1))
     page.upload_page(footer(64 * MIB), offset=64 * MIB, length=512)
     refused(403, "CannotVerifyCopySource", page.upload_pages_from_url, one.url.replace("sig=", "sig=x"), offset=0, length=512, source_offset=0)
     refused(416, "InvalidRange", page.upload_pages_from_url, one.url, offset=0, length=1024, source_offset=64 * MIB)

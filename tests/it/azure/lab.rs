@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use cloud::conformance::{Finding, Probe, Verdict};
+use cloud::records::{self, Record, RecordWriter};
 use cloud::{Cloud, RetryOptions, Retrying};
 use cloud_azure::compute::{AzureConfig, AzureSite, LaunchSpec, Restore};
 use cloud_azure::identity::{Identity, Login, Secret};
 use cloudsim::{Options, Sim};
-use model::{DiskName, OwnerId, Result, RunId, ServerName, SiteName, Token};
+use model::{DiskName, OwnerId, PointDisk, Result, RunId, ServerName, SiteName, Token};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
@@ -190,4 +191,30 @@ pub fn all_passed(findings: &[Finding], may_skip: &[&str]) {
     let skipped: Vec<&str> = of(Verdict::Skipped).map(|finding| finding.name.as_str()).collect();
     assert!(skipped.iter().all(|name| may_skip.contains(name)), "skipped: {skipped:?}");
     assert!(of(Verdict::Passed).count() > 4, "{findings:#?}");
+}
+
+/// The record of a disk as it was, while another one is in its place.
+pub struct Known {
+    place: PathBuf,
+    bytes: Vec<u8>,
+}
+
+impl Known {
+    pub fn put_back(self) {
+        std::fs::write(self.place, self.bytes).unwrap();
+    }
+}
+
+/// Lets one leaf of a disk be known as another than it is.
+pub async fn forged(lab: &Lab, disk: &PointDisk, leaf: u64) -> Known {
+    let place = lab.config().scratch.join("azure-leaves").join(disk.root.to_string());
+    let bytes = std::fs::read(&place).unwrap();
+    let record = Record::open(place.clone(), disk.size).await.unwrap();
+    let other = records::noted(vec![0x5a; disk::LEAF as usize].into()).await.unwrap()[0];
+    let mut out = RecordWriter::create(place.clone(), disk.size).await.unwrap();
+    for index in 0..disk.size.div_ceil(disk::LEAF) {
+        out.push(&if index == leaf { other } else { record.noted(index).unwrap() }).unwrap();
+    }
+    out.finish().await.unwrap();
+    Known { place, bytes }
 }

@@ -152,6 +152,8 @@ async fn the_registrar_makes_and_copies_images() {
     let request = CopyRequest { from, image, point, options, token: token("copy") };
     let copy = relay.copy(&request).await.unwrap();
     assert!(matches!(relay.state(&copy).await.unwrap(), CopyState::Done { .. }));
+    let checked = there.target().unwrap().check_written(&copy.image, &request.point.disks[0], &disk::Silent).await;
+    assert!(checked.unwrap().is_some());
     relay.commit(&copy, &request, Role::Replica).await.unwrap();
     fits(&lab, "registrar").await;
 }

@@ -9,7 +9,7 @@ use disk::{Format, LEAF, Silent, TransferOptions};
 use model::{DiskName, DiskRoot, ImageId, ImageOptions, Kind, PointDisk, Role, ServerName};
 use serde_json::json;
 
-use super::lab::{Lab, lab, token, write_at};
+use super::lab::{Lab, forged, lab, token, write_at};
 use super::suites::{nothing_left, point};
 
 /// Of the disk: no whole number of leaves or of MiB.
@@ -135,6 +135,22 @@ async fn bytes_that_were_not_copied_are_found() {
     let disk = PointDisk { name: disk_name(), size: SIZE, root };
     let error = site.target().unwrap().check_written(&second, &disk, &Silent).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Damaged, "{}", error.chain());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_base_that_holds_other_bytes_is_not_copied() {
+    let (lab, folder) = (lab(false, true).await, tempfile::tempdir().unwrap());
+    let (site, file) = (lab.site(), fresh(folder.path()));
+    let (made, root) = write(site.as_ref(), &file, None, "first").await;
+    let first = register(site.as_ref(), made, root, "first").await;
+    let known = forged(&lab, &PointDisk { name: disk_name(), size: SIZE, root }, 300).await;
+    let target = site.target().unwrap();
+    let (_, writer) = target.create_disk(&disk_name(), SIZE, Some(&first), &token("second")).await.unwrap();
+    let error = writer.finish().await.unwrap_err();
+    assert!(error.kind() == Kind::Damaged && error.advice().is_some(), "{}", error.chain());
+    known.put_back();
+    let (_, writer) = target.create_disk(&disk_name(), SIZE, Some(&first), &token("second")).await.unwrap();
+    assert_eq!(writer.finish().await.unwrap().root, root);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -114,13 +114,13 @@ impl AwsSite {
             let out = || RecordWriter::create(path(&held.id), disk.size);
             for base in bases {
                 let Some(record) = Record::open(path(&base), disk.size).await else { continue };
-                match records::read(&reader(Some(base)), Some(&record), Some(out()?), progress).await {
+                match records::read(&reader(Some(base)), Some(&record), Some(out().await?), progress).await {
                     // they have nothing in common
                     Err(error) if matches!(error.kind(), Kind::Invalid | Kind::NotFound) => {}
                     read => return read.map(Some),
                 }
             }
-            return records::read(&reader(None), None, Some(out()?), progress).await.map(Some);
+            return records::read(&reader(None), None, Some(out().await?), progress).await.map(Some);
         }
         let Some(parent) = held.tags.get(marks::PARENT) else { return Ok(None) };
         let size = match patiently(&flight, &what, || snapshot::show(clients, parent)).await {
@@ -174,7 +174,7 @@ impl Target for AwsSite {
             }
         }
         let (id, noisy) = self.start(clients, disk, size, parent.as_deref(), token).await?;
-        let writer = BlockWriter::new(clients, &id, size, noisy, over, &self.config.scratch)?;
+        let writer = BlockWriter::new(clients, &id, size, noisy, over, &self.config.scratch).await?;
         let writer: Box<dyn DiskWrite> = Box::new(writer);
         let writer = match under {
             // its parent cannot be had: what does not arrive is read there and written again

@@ -16,7 +16,9 @@ use aws_sdk_ebs::types::{ChecksumAggregationMethod, ChecksumAlgorithm};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use disk::{DiskWrite, LEAF, Leaf, RootBuilder, Written, zero_leaf};
+use cloud::leaves::InOrder;
+use cloud::records::Noted;
+use disk::{DiskWrite, LEAF, Leaf, Written, zero_leaf};
 use model::{Error, Kind, Result, crash};
 use tokio::task::JoinSet;
 
@@ -24,7 +26,7 @@ use super::blocks::{BLOCK, BlockReader};
 use super::config::Clients;
 use super::error::classify;
 use super::patience::{Flight, patiently};
-use super::records::{self, Record, RecordWriter};
+use super::records::{self, Record};
 use super::snapshot::{self, GIB};
 
 /// Leaves of a block.
@@ -49,17 +51,14 @@ struct Open {
 pub(super) struct BlockWriter {
     clients: Clients,
     snapshot: String,
-    size: u64,
     /// Blocks that nobody writes are noise.
     noisy: bool,
-    base: Option<Base>,
+    /// Of the base: its bytes, and how many blocks its volume has.
+    base: Option<(BlockReader, u64)>,
     open: Option<Open>,
-    /// The first leaf that nothing is known of yet.
-    leaf: u64,
+    leaves: InOrder,
     /// The first block that was not passed yet.
     next: u64,
-    root: RootBuilder,
-    record: RecordWriter,
     sums: digest::Context,
     flight: Arc<Flight>,
     puts: JoinSet<Result<()>>,
@@ -69,7 +68,7 @@ pub(super) struct BlockWriter {
 }
 
 impl BlockWriter {
-    pub(super) fn new(
+    pub(super) async fn new(
         clients: &Clients,
         snapshot: &str,
         size: u64,
@@ -77,17 +76,15 @@ impl BlockWriter {
         base: Option<Base>,
         scratch: &Path,
     ) -> Result<Self> {
+        let (base, known) = base.map(|base| ((base.reader, base.blocks), base.record)).unzip();
         Ok(Self {
             clients: clients.clone(),
             snapshot: snapshot.to_owned(),
-            size,
             noisy,
             base,
             open: None,
-            leaf: 0,
+            leaves: InOrder::begin(records::path(scratch, snapshot), size, known).await?,
             next: 0,
-            root: RootBuilder::new(size),
-            record: RecordWriter::create(records::path(scratch, snapshot), size)?,
             sums: digest::Context::new(&digest::SHA256),
             flight: Arc::default(),
             puts: JoinSet::new(),
@@ -102,43 +99,17 @@ impl BlockWriter {
     }
 
     fn check(&self, offset: u64, len: u64) -> Result<()> {
-        let end = offset.checked_add(len).filter(|end| *end <= self.size);
-        let whole = |at: u64| at.is_multiple_of(LEAF) || at == self.size;
-        if end.is_some_and(|end| offset / LEAF >= self.leaf && whole(offset) && whole(end)) {
-            return Ok(());
-        }
-        Err(Error::new(Kind::Invalid, self.operation())
-            .because(format!("{len} bytes at {offset} come out of order, are behind the end or no whole leaves")))
-    }
-
-    fn base_leaf(&self, index: u64) -> Result<Leaf> {
-        self.base.as_ref().map_or_else(|| Ok(zero_leaf()), |base| base.record.leaf(index))
-    }
-
-    fn note(&mut self, leaf: &Leaf) -> Result<()> {
-        if *leaf != zero_leaf() {
-            self.root.push(self.leaf, *leaf);
-        }
-        self.leaf += 1;
-        self.record.push(leaf)
-    }
-
-    /// Nothing arrives before this leaf.
-    fn skip_to(&mut self, index: u64) -> Result<()> {
-        while self.leaf < index {
-            let leaf = self.base_leaf(self.leaf)?;
-            self.note(&leaf)?;
-        }
-        Ok(())
+        self.leaves.check(offset, len).map_err(|error| error.within(self.operation()))
     }
 
     /// Takes one leaf and its bytes, which zeroes need not have.
-    async fn take(&mut self, index: u64, new: Leaf, data: &[u8]) -> Result<()> {
-        self.skip_to(index)?;
-        if new == self.base_leaf(index)? {
-            return self.note(&new);
+    async fn take(&mut self, index: u64, new: Noted, data: &[u8]) -> Result<()> {
+        self.leaves.skip_to(index)?;
+        let is_there = self.leaves.is_there(&new.leaf)?;
+        self.leaves.note(&new)?;
+        if is_there {
+            return Ok(());
         }
-        self.note(&new)?;
         let (block, at) = (index / LEAVES, (index % LEAVES) as usize);
         if self.open.as_ref().is_some_and(|open| open.index != block) {
             self.close().await?;
@@ -149,7 +120,7 @@ impl BlockWriter {
             changed: [false; LEAVES as usize],
         });
         open.changed[at] = true;
-        if new != zero_leaf() {
+        if new.leaf != zero_leaf() {
             open.bytes[at * LEAF as usize..][..data.len()].copy_from_slice(data);
             self.fresh += data.len() as u64;
         }
@@ -159,16 +130,16 @@ impl BlockWriter {
     /// Completes the block that is open, and puts it.
     async fn close(&mut self) -> Result<()> {
         let Some(mut open) = self.open.take() else { return Ok(()) };
-        if let Some(base) = &self.base {
+        if let Some((base, _)) = &self.base {
             let mut rest = Vec::new();
             for at in (0..LEAVES).filter(|at| !open.changed[*at as usize]) {
-                if base.record.leaf(open.index * LEAVES + at)? != zero_leaf() {
+                if self.leaves.of_base(open.index * LEAVES + at)?.leaf != zero_leaf() {
                     rest.push(at as usize);
                 }
             }
             if !rest.is_empty() {
-                let what = format!("read block {} of {}", open.index, disk::DiskRead::describe(&base.reader));
-                let bytes = patiently(&self.flight, &what, || base.reader.block(open.index)).await?;
+                let what = format!("read block {} of {}", open.index, disk::DiskRead::describe(base));
+                let bytes = patiently(&self.flight, &what, || base.block(open.index)).await?;
                 let bytes = bytes.ok_or_else(|| {
                     Error::new(Kind::Damaged, self.operation())
                         .because(format!("the parent has no block {}, and its record has one", open.index))
@@ -189,7 +160,7 @@ impl BlockWriter {
             return Ok(());
         }
         // what the parent has was written by us, every block of it
-        self.next = self.next.max(self.base.as_ref().map_or(0, |base| base.blocks));
+        self.next = self.next.max(self.base.as_ref().map_or(0, |(_, blocks)| *blocks));
         let zeroes = Bytes::from(vec![0; BLOCK as usize]);
         while self.next < index {
             let at = self.next;
@@ -266,13 +237,13 @@ async fn put(clients: &Clients, snapshot: &str, index: u64, bytes: &Bytes, sum: 
 #[async_trait]
 impl DiskWrite for BlockWriter {
     fn size(&self) -> u64 {
-        self.size
+        self.leaves.size()
     }
 
     async fn write(&mut self, offset: u64, data: Bytes) -> Result<()> {
         self.check(offset, data.len() as u64)?;
         self.received += data.len() as u64;
-        let leaves = disk::leaves_of(data.clone()).await?;
+        let leaves = cloud::records::noted(data.clone()).await?;
         for ((index, leaf), piece) in (offset / LEAF..).zip(leaves).zip(data.chunks(LEAF as usize)) {
             self.take(index, leaf, piece).await?;
         }
@@ -284,33 +255,32 @@ impl DiskWrite for BlockWriter {
         let (from, to) = (offset / LEAF, (offset + len).div_ceil(LEAF));
         if self.base.is_none() {
             // what does not arrive is zero anyhow
-            return self.skip_to(to);
+            return self.leaves.skip_to(to);
         }
         for index in from..to {
-            self.take(index, zero_leaf(), &[]).await?;
+            self.take(index, Noted::zero(), &[]).await?;
         }
         Ok(())
     }
 
     fn has_leaf(&self, index: u64, leaf: &Leaf) -> bool {
-        self.base.as_ref().is_some_and(|base| base.record.leaf(index).is_ok_and(|known| known == *leaf))
+        self.leaves.has(index, leaf)
     }
 
     fn may_have_leaves(&self) -> bool {
-        self.base.is_some()
+        self.leaves.has_base()
     }
 
     async fn finish(mut self: Box<Self>) -> Result<Written> {
         self.close().await?;
-        self.skip_to(self.size.div_ceil(LEAF))?;
-        self.pass(self.size.div_ceil(GIB) * (GIB / BLOCK)).await?;
+        self.leaves.skip_to(self.leaves.count())?;
+        self.pass(self.leaves.size().div_ceil(GIB) * (GIB / BLOCK)).await?;
         while !self.puts.is_empty() {
             self.one_is_put().await?;
         }
         self.complete().await?;
         snapshot::wait_completed(&self.clients, &self.snapshot, self.count * BLOCK).await?;
-        let Self { root, record, received, fresh, count, .. } = *self;
-        record.finish()?;
-        Ok(Written { root: root.finish(), received, fresh, stored: count * BLOCK })
+        let Self { leaves, received, fresh, count, .. } = *self;
+        Ok(Written { root: leaves.finish().await?, received, fresh, stored: count * BLOCK })
     }
 }

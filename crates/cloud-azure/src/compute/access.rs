@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep};
 
 use super::arm::What;
 use super::http::Client;
+use super::patience::patiently;
 
 /// How long a SAS for reading lasts; it is renewed as often as is needed.
 const READ_SECONDS: u32 = 3600;
@@ -123,9 +124,14 @@ impl Access {
         let body = json!({ "access": access, "durationInSeconds": seconds });
         let ask = || self.client.act(self.what, &self.name, "beginGetAccess", &body);
         let answer = match ask().await {
-            // a dead process has left one, which has run out here
-            Err(error) if error.kind() == Kind::Invalid && error.chain().contains("SAS") && !self.write => {
-                self.end().await?;
+            // a dead process or a lost answer has left one
+            Err(error) if error.kind() == Kind::Invalid && error.chain().contains("SAS") => {
+                if self.write {
+                    // to end it would end the upload: whoever asked makes the disk anew, of which nothing was sent yet
+                    return Err(Error::new(Kind::Transient, format!("cannot write disk {}", self.name))
+                        .because("the address of its upload was lost with an answer"));
+                }
+                end(&self.client, self.what, &self.name).await?;
                 ask().await
             }
             answer => answer,
@@ -135,10 +141,6 @@ impl Access {
             Error::new(Kind::Permanent, format!("cannot open {} {}", self.what.word(), self.name))
                 .because("the answer has no address")
         })
-    }
-
-    async fn end(&self) -> Result<()> {
-        end(&self.client, self.what, &self.name).await
     }
 
     /// Ends the access and waits for that. Of an upload this is what makes a disk of it.
@@ -162,7 +164,8 @@ async fn give_back(client: &Client, what: What, name: &str, slot: &Mutex<Slot>) 
     if slot.holders > 0 || slot.url.take().is_none() {
         return Ok(());
     }
-    end(client, what, name).await
+    // nobody above can repeat it, and an upload whose end failed would be begun anew
+    patiently("end access", || end(client, what, name)).await
 }
 
 impl Drop for Access {

@@ -1,5 +1,7 @@
 //! The page blob behind a SAS: pages listed and compared, ranges read, pages put.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use model::{Error, Kind, Result};
 use reqwest::{RequestBuilder, Response, StatusCode};
@@ -81,13 +83,14 @@ pub(super) async fn put(http: &reqwest::Client, access: &Access, offset: u64, da
     .map(drop)
 }
 
-/// Lets the service copy whole pages to `offset` from the same place behind another SAS: the bytes do not come here.
-/// Repeating it is harmless.
+/// Lets the service copy whole pages to `offset` from the same place behind another SAS: the bytes do not come here. The
+/// service compares what it has read there with `crc`, and copies nothing else. Repeating it is harmless.
 pub(super) async fn put_from(
     http: &reqwest::Client,
     access: &Access,
     source: &Access,
     (offset, len): (u64, u64),
+    crc: u64,
 ) -> Result<()> {
     let range = format!("bytes={offset}-{}", offset + len - 1);
     let operation = || format!("cannot copy {len} bytes at {offset}");
@@ -97,6 +100,7 @@ pub(super) async fn put_from(
             .header("x-ms-range", &range)
             .header("x-ms-source-range", &range)
             .header("x-ms-copy-source", expose(&from))
+            .header("x-ms-source-content-crc64", STANDARD.encode(crc.to_le_bytes()))
             .header("x-ms-page-write", "update")
             .header("content-length", "0")
     })
@@ -107,6 +111,9 @@ pub(super) async fn put_from(
             source.refused(number).await;
             Err(Error::new(Kind::Transient, operation()).because(error.chain()))
         }
+        Err(error) if error.chain().contains("Crc64Mismatch") => Err(Error::new(Kind::Damaged, operation())
+            .because(format!("other bytes are there than were written: {}", error.chain()))
+            .hint("have `replicate verify` read the images there: a damaged one is no longer built upon")),
         answer => answer.map(drop),
     }
 }

@@ -11,7 +11,6 @@
 mod access;
 mod arm;
 mod blob;
-mod compare;
 mod error;
 mod http;
 mod marks;

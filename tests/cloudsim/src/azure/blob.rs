@@ -4,6 +4,8 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::ranges::{self, Range};
@@ -270,6 +272,12 @@ fn copy(sim: &Sim, resource: &Resource, request: &Request) -> Answer<Response> {
         return Err(ApiError::new(416, "InvalidRange", "The range specified is invalid for the current size."));
     }
     let data = bytes(sim, &source, from, to)?;
+    let sum = STANDARD.encode(crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, &data).to_le_bytes());
+    if request.header("x-ms-source-content-crc64").is_some_and(|wanted| wanted != sum) {
+        let message = "The CRC64 value specified in the request did not match with the CRC64 value calculated by the \
+                       server.";
+        return Err(ApiError::new(400, "Crc64Mismatch", message));
+    }
     File::options().write(true).open(sim.azure_disk(&resource.unique))?.write_all_at(&data, start)?;
     Ok(described(Response::new(201, "application/xml", ""), resource))
 }

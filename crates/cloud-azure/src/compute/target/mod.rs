@@ -1,5 +1,7 @@
 //! The target side of a resource group: disks, images, instances.
 
+mod copied;
+mod flight;
 mod image;
 mod instance;
 mod keep;

@@ -8,19 +8,24 @@ use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cloud::records::{self, Record, RecordWriter};
+use cloud::leaves::InOrder;
+use cloud::records::{self, Record};
 use disk::{DiskRead, LEAF, Progress, zero_leaf};
 use model::{Change, DiskName, DiskRoot, Error, Extent, ExtentList, ImageId, Kind, PointDisk, Result};
 
+use super::super::AzureSite;
 use super::super::arm::What;
 use super::super::patience::{Patient, patiently};
 use super::super::read::BlobDisk;
-use super::super::{AzureSite, compare};
-use super::image;
 use super::write::Base;
+use super::{copied, image};
 
 /// The root of the disk that a disk was written over, as a tag of its snapshot.
 pub(super) const BASE: &str = "replicate:base";
+/// Of what was copied one leaf of so many is read, ...
+const SAMPLE: u64 = 128;
+/// ... and so many of a disk at most, which are 16 MiB.
+const MOST: u64 = 256;
 /// Extents of one page.
 const PAGE: usize = 1024;
 
@@ -33,9 +38,9 @@ fn of_root(scratch: &Path, root: &DiskRoot) -> PathBuf {
     path(scratch, &root.to_string())
 }
 
-/// Puts a record in its place.
-pub(super) fn finish(record: RecordWriter, scratch: &Path, root: &DiskRoot) -> Result<()> {
-    record.finish_as(&of_root(scratch, root))
+/// Puts the record of a written disk in its place. Answers the disk's root.
+pub(super) async fn finish(leaves: InOrder, scratch: &Path) -> Result<DiskRoot> {
+    leaves.finish_at(|root| of_root(scratch, root)).await
 }
 
 /// Forgets a disk of an image that is deleted. Another one of the same bytes has its record made anew.
@@ -61,8 +66,11 @@ pub(super) async fn base(site: &AzureSite, image: &ImageId, disk: &DiskName) -> 
     Ok(Base { access: reader.0.access, record, root })
 }
 
-/// Reads back what was sent, looks whether all that was copied is there, and reads a sample of it; see
-/// [`cloud::Target::check_written`].
+/// Makes sure of what an image's disk holds, at a cost in proportion to the change; see [`cloud::Target::check_written`].
+///
+/// * Of one that was written over a base what was sent is read back. What the service copied it has checked by our sums
+///   on the way; whether all of it is there is looked at, and a sample of it is read.
+/// * One that Azure copied from another region is checked whole by the service, again by our sums (`copied`).
 pub(super) async fn check(
     site: &AzureSite,
     image: &ImageId,
@@ -72,22 +80,31 @@ pub(super) async fn check(
     let client = site.client()?;
     // the decorator does not repeat this one as a whole
     let (name, _) = patiently("look at an image", || image::disk_of(client, image, &disk.name)).await?;
-    let found = patiently("look at a snapshot", || client.find(What::Snapshot, &name)).await?;
-    let Some(base) = found.and_then(|found| found.tags.get(BASE).cloned()) else { return Ok(None) };
+    let Some(found) = patiently("look at a snapshot", || client.find(What::Snapshot, &name)).await? else {
+        return Ok(None);
+    };
+    let (base, is_copy) = (found.tags.get(BASE), copied::is_copy(&found));
+    if base.is_none() && !is_copy {
+        return Ok(None);
+    }
     let (reader, root) = patiently("open an image", || reader(site, image, &disk.name)).await?;
     let damaged = |why: String| Error::new(Kind::Damaged, format!("image {image} is damaged")).because(why);
     if root != disk.root || reader.size() != disk.size {
         return Err(damaged(format!("disk {} is of another point", disk.name)));
     }
     let scratch = &site.config.scratch;
-    let record = |name: &str, size: u64| Record::open(path(scratch, name), size);
-    let Some(new) = record(&root.to_string(), disk.size).await else { return Ok(None) };
-    let Some(old) = Record::any(path(scratch, &base)).await else { return Ok(None) };
+    let Some(new) = Record::open(of_root(scratch, &root), disk.size).await else { return Ok(None) };
     let reader = Patient(reader);
+    if is_copy {
+        let compared = copied::compare(site, &found, &reader, &new, progress).await;
+        return compared.map(Some).map_err(|error| error.within(format!("cannot trust image {image}")));
+    }
+    let Some(base) = base else { return Ok(None) };
+    let Some(old) = Record::any(path(scratch, base)).await else { return Ok(None) };
     if let Some(index) = missing(&reader, &new).await? {
         return Err(damaged(format!("nothing is at {} of disk {}, where there were bytes", index * LEAF, disk.name)));
     }
-    let stride = compare::stride(disk.size);
+    let stride = (disk.size.div_ceil(LEAF) / MOST).max(SAMPLE);
     let changes = Changes { reader, old, new, stride, phase: rand::random_range(0..stride) };
     let (root, read) = records::read(&changes, Some(&changes.new), None, progress).await?;
     if root == disk.root {
