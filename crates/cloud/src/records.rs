@@ -20,7 +20,7 @@ const MAGIC: &[u8; 8] = b"RPLLEAF1";
 /// Magic and size.
 const HEAD: u64 = 16;
 /// Blocks that are read ahead when a record is made anew.
-const AHEAD: usize = 16;
+const AHEAD: usize = 64;
 
 /// Leaves that are read from a record at once.
 const AT_ONCE: u64 = 1024;

@@ -20,6 +20,7 @@ mod marks;
 mod options;
 mod owned;
 mod patience;
+mod put;
 mod records;
 mod relay;
 mod snapshot;
