@@ -159,6 +159,10 @@ impl Cloud for Retrying {
         self.inner.relay().map(|_| self as &dyn Relay)
     }
 
+    fn lag(&self) -> Duration {
+        self.inner.lag()
+    }
+
     async fn owned(&self) -> Result<Vec<Resource>> {
         self.shared.retry(Call::Look, "list what is owned", || self.inner.owned()).await
     }
