@@ -8,6 +8,7 @@
 mod common;
 mod iam;
 mod journey;
+mod judge;
 mod launch;
 
 use std::os::unix::fs::FileExt;
