@@ -10,6 +10,7 @@ mod iam;
 mod journey;
 mod judge;
 mod launch;
+mod storm;
 
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
