@@ -5,6 +5,7 @@
 
 mod capabilities;
 pub mod conformance;
+mod flight;
 mod hook;
 mod launch_specs;
 pub mod leaves;
@@ -17,6 +18,7 @@ mod retry;
 mod traits;
 
 pub use capabilities::{AWS_IMAGE_OPTIONS, AZURE_IMAGE_OPTIONS, Capabilities, capabilities};
+pub use flight::{Flight, Turn};
 pub use launch_specs::{Restore, Spec};
 pub use relay::{CopyRequest, CopyState, ImageCopy, Peer, Relay, Route};
 pub use retry::{RetryOptions, Retrying};

@@ -25,7 +25,7 @@ const HEAD: u64 = 16;
 /// A hash and a sum.
 const ENTRY: usize = 40;
 /// Blocks that are read ahead when a record is made anew.
-const AHEAD: usize = 16;
+const AHEAD: usize = 64;
 
 /// Leaves that are read from a record at once.
 const AT_ONCE: u64 = 1024;

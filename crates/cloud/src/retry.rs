@@ -1,8 +1,8 @@
 //! The one retry decorator: nothing below it retries, nothing above it needs to.
 //!
 //! A call that fails with a retryable kind is made again, after a wait that doubles and is spread by chance, until the
-//! operation's one deadline. Calls are safe to repeat because everything made takes a token. A throttled site halves
-//! how many calls are in flight; it recovers one by one.
+//! operation's one deadline. Calls are safe to repeat because everything made takes a token. How many calls are in
+//! flight at a site adapts ([`Flight`]).
 //!
 //! A *look* is cut off at its deadline. A call with an *effect* never is, because a capture that is dropped half-way
 //! could leave a guest frozen: the deadline only decides whether there is another attempt, and providers bound every
@@ -19,12 +19,11 @@ use model::{
     DiskName, Error, ExtentList, ImageId, ImageOption, ImageOptions, InstanceId, Kind, Patience, PointDisk,
     RestorePoint, Result, Role, ServerName, SiteName, Token,
 };
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use crate::{
-    Capture, CaptureRequest, Cloud, Console, ImageDisk, Instance, LaunchOptions, Outcome, ProbeState, Relay, Resource,
-    Server, Source, Target, WriteStyle,
+    Capture, CaptureRequest, Cloud, Console, Flight, ImageDisk, Instance, LaunchOptions, Outcome, ProbeState, Relay,
+    Resource, Server, Source, Target, WriteStyle,
 };
 
 /// What may be done to a call that takes too long.
@@ -45,13 +44,15 @@ pub struct RetryOptions {
     pub patience: Patience,
     /// The deadline of looks at a running instance, which are repeated anyhow.
     pub glance: Duration,
-    /// How many calls may be in flight at a site that does not throttle.
+    /// How many calls may be in flight at first.
     pub in_flight: usize,
+    /// How many they may become where nobody throttles.
+    pub most_in_flight: usize,
 }
 
 impl Default for RetryOptions {
     fn default() -> Self {
-        Self { patience: Patience::default(), glance: Duration::from_secs(30), in_flight: 32 }
+        Self { patience: Patience::default(), glance: Duration::from_secs(30), in_flight: 32, most_in_flight: 128 }
     }
 }
 
@@ -59,9 +60,7 @@ struct Shared {
     options: RetryOptions,
     /// Seed of the jitter; no secret hangs on it.
     state: AtomicU64,
-    permits: Semaphore,
-    /// Permits taken away after throttling.
-    withheld: AtomicU64,
+    flight: Flight,
 }
 
 /// A cloud whose calls are retried.
@@ -78,8 +77,8 @@ impl Retrying {
             .as_str()
             .bytes()
             .fold(0x9e37_79b9_7f4a_7c15, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-        let permits = Semaphore::new(options.in_flight.max(1));
-        let shared = Shared { options, state: AtomicU64::new(seed), permits, withheld: AtomicU64::new(0) };
+        let flight = Flight::new(options.in_flight, options.most_in_flight);
+        let shared = Shared { options, state: AtomicU64::new(seed), flight };
         Self { inner, shared: Arc::new(shared) }
     }
 
@@ -105,27 +104,6 @@ impl Shared {
         (x >> 11) as f64 / (1_u64 << 53) as f64
     }
 
-    async fn permit(&self) -> Option<SemaphorePermit<'_>> {
-        // the semaphore is never closed
-        self.permits.acquire().await.ok()
-    }
-
-    /// Halves what may be in flight. A permit that is out is withheld when it comes back.
-    fn throttle(&self) {
-        let withheld = self.withheld.load(Ordering::Relaxed) as usize;
-        let now = self.options.in_flight.max(1).saturating_sub(withheld);
-        let taken = self.permits.forget_permits(now / 2);
-        self.withheld.fetch_add(taken as u64, Ordering::Relaxed);
-    }
-
-    /// Gives one permit back after a success.
-    fn recover(&self) {
-        let less = |withheld: u64| withheld.checked_sub(1);
-        if self.withheld.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok() {
-            self.permits.add_permits(1);
-        }
-    }
-
     /// Makes a call until it succeeds, fails for good, or the deadline has passed.
     async fn retry<T, F, Fut>(&self, kind: Call, name: &str, call: F) -> Result<T>
     where
@@ -137,27 +115,20 @@ impl Shared {
         let limit = if kind == Call::Glance { self.options.glance } else { patience.deadline };
         let mut attempts = Patience { deadline: limit, ..patience }.attempts();
         loop {
-            let answer = {
-                let _permit = self.permit().await;
-                match kind {
-                    Call::Effect => Ok(call().await),
-                    Call::Look | Call::Glance => tokio::time::timeout_at(started + limit, call()).await,
-                }
+            let turn = self.flight.turn().await;
+            let answer = match kind {
+                Call::Effect => Ok(call().await),
+                Call::Look | Call::Glance => tokio::time::timeout_at(started + limit, call()).await,
             };
+            let Ok(answer) = answer else {
+                let operation = format!("cannot {name} within {} s", limit.as_secs());
+                return Err(Error::new(Kind::Transient, operation).because("no answer came"));
+            };
+            turn.end(&answer);
             let error = match answer {
-                Ok(Ok(value)) => {
-                    self.recover();
-                    return Ok(value);
-                }
-                Ok(Err(error)) => error,
-                Err(_) => {
-                    let operation = format!("cannot {name} within {} s", limit.as_secs());
-                    return Err(Error::new(Kind::Transient, operation).because("no answer came"));
-                }
+                Ok(value) => return Ok(value),
+                Err(error) => error,
             };
-            if error.kind() == Kind::Throttled {
-                self.throttle();
-            }
             let why = error.chain();
             let wait = attempts.failed_by(error, name, started.elapsed(), self.chance())?;
             tracing::debug!(operation = name, attempts = attempts.failed(), ?wait, error = why, "retrying");
@@ -186,6 +157,10 @@ impl Cloud for Retrying {
 
     fn relay(&self) -> Option<&dyn Relay> {
         self.inner.relay().map(|_| self as &dyn Relay)
+    }
+
+    fn lag(&self) -> Duration {
+        self.inner.lag()
     }
 
     async fn owned(&self) -> Result<Vec<Resource>> {

@@ -349,7 +349,13 @@ pub trait Cloud: Send + Sync {
         None
     }
 
-    /// Everything at the site that carries our tags, of every owner. Complete, or an error.
+    /// How long lists may leave out what was just made.
+    fn lag(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    /// Everything at the site that carries our tags, of every owner. Complete, or an error; what is younger than
+    /// [`lag`](Self::lag) may be missing.
     async fn owned(&self) -> Result<Vec<Resource>>;
 
     /// Deletes a resource. Absent is success. A frozen guest, a filter or a bitmap left by a dead run counts as a

@@ -151,9 +151,15 @@ impl Engine {
         Ok(instance.id)
     }
 
-    async fn restore_failed(&self, run: RunRecord, error: Error) -> Error {
+    async fn restore_failed(&self, mut run: RunRecord, error: Error) -> Error {
         // an error comes back only after what was made is gone, or is noted for the next sweep
         let files = self.files_gone(&run).await;
+        if let Ok(Some(unseen)) = self.unseen(&mut run).await {
+            run.problem = Some(Problem::from(&unseen));
+            let noted = self.save_run(&run).await;
+            tracing::warn!(run = %run.id, noted = noted.is_ok(), error = %unseen.chain(), "the restore stays open");
+            return error;
+        }
         if let Err(left) = files.and(self.everything_gone(&run).await) {
             tracing::warn!(run = %run.id, error = %left.chain(), "what the restore made is left for the next start");
             return error;

@@ -42,7 +42,7 @@ impl Engine {
             }
             match run.kind {
                 RunKind::Replicate | RunKind::Import => report.runs.push(self.go_on(run).await?),
-                RunKind::Restore | RunKind::Drill => self.clean_up(run).await?,
+                RunKind::Restore | RunKind::Drill => drop(self.clean_up(run).await?),
             }
         }
         Ok(report)

@@ -48,16 +48,20 @@ impl Engine {
         for run in self.parked().await? {
             if run.next_try.is_some_and(|at| at <= self.now()) {
                 self.recall().await?;
-                report.runs.push(self.go_on(run).await?);
+                match run.kind {
+                    RunKind::Replicate | RunKind::Import => report.runs.push(self.go_on(run).await?),
+                    RunKind::Restore | RunKind::Drill => drop(self.clean_up(run).await?),
+                }
             }
         }
         Ok(report)
     }
 
-    /// Open runs that nobody executes now.
+    /// Open runs that nobody executes now and that are gone on with: restores and drills only to be cleaned up.
     async fn parked(&self) -> Result<Vec<RunRecord>> {
         let mut runs = self.runs().await?;
-        let resumed = |run: &RunRecord| matches!(run.kind, RunKind::Replicate | RunKind::Import);
+        let resumed =
+            |run: &RunRecord| matches!(run.kind, RunKind::Replicate | RunKind::Import) || run.next_try.is_some();
         runs.retain(|run| run.state == RunState::Open && resumed(run) && !self.is_active(&run.id));
         Ok(runs)
     }

@@ -8,6 +8,7 @@ use cloud::{Cloud, Resource};
 use model::{Error, Kind, Result, Role, crash, tag};
 
 use crate::ledger::Batch;
+use crate::observe::Event;
 use crate::records::{RunRecord, RunState};
 use crate::relayed::STEP as RELAYED;
 use crate::restore::{IMAGE, LAUNCH};
@@ -22,7 +23,7 @@ impl Engine {
             // a restore or drill that died has nobody who waits for it
             let orphan = matches!(run.kind, crate::RunKind::Restore | crate::RunKind::Drill);
             if orphan && run.state == RunState::Open && !self.is_active(&run.id) {
-                self.clean_up(run).await?;
+                report.problems.extend(self.clean_up(run).await?);
             }
         }
         // the ledger first, then the sites: a run that begins in between is not in the listing
@@ -120,39 +121,66 @@ impl Engine {
         tagged(tag::OWNER, self.owner.as_str()) && tagged(tag::RUN, run.id.as_str())
     }
 
-    /// Whether the site that a restore goes to has its instance.
-    async fn has_instance(&self, run: &RunRecord) -> Result<bool> {
-        let Some(site) = &run.site else { return Ok(false) };
+    /// The instance of a restore, at the site that it goes to.
+    async fn instance_of(&self, run: &RunRecord) -> Result<Option<Resource>> {
+        let Some(site) = &run.site else { return Ok(None) };
         let owned = self.site(site)?.owned().await?;
-        Ok(owned.iter().any(|resource| resource.kind == "instance" && self.is_of(resource, run)))
+        Ok(owned.into_iter().find(|resource| resource.kind == "instance" && self.is_of(resource, run)))
+    }
+
+    /// What keeps a restore open: its launch had begun, its site is slow to show what it has made, and no server is seen yet. The first look
+    /// says until when that may be: whenever the launch was, it was before that look.
+    pub(crate) async fn unseen(&self, run: &mut RunRecord) -> Result<Option<Error>> {
+        let (true, Some(site)) = (run.kind == crate::RunKind::Restore, &run.site) else { return Ok(None) };
+        let (now, lag) = (self.now(), self.site(site)?.lag());
+        if lag.is_zero() || !self.step_known(&run.id, LAUNCH).await? || self.instance_of(run).await?.is_some() {
+            return Ok(None);
+        }
+        let Some(until) = run.next_try.or_else(|| now.checked_add(lag).ok()).filter(|until| now < *until) else {
+            return Ok(None);
+        };
+        run.next_try = Some(until);
+        let error = Error::new(Kind::NotYetVisible, format!("cannot end {} {} yet", run.kind.name(), run.id));
+        let error = error.because(format!("its server was being launched, and site {site} may not show it yet"));
+        Ok(Some(error.hint(format!("sweep again after {} s", lag.as_secs()))))
     }
 
     /// Ends a restore or drill that died. What it made goes; only a server that is there stays with its image, because somebody may use it
-    /// already. A launch that had begun and made no server yet leaves nothing.
-    pub(crate) async fn clean_up(&self, mut run: RunRecord) -> Result<()> {
+    /// already. A launch that had begun and made no server leaves nothing. Answers why it cannot be ended yet.
+    pub(crate) async fn clean_up(&self, mut run: RunRecord) -> Result<Option<Problem>> {
         self.files_gone(&run).await?;
-        let launched = match self.end_of_dead(&run).await {
+        let launched = match self.end_of_dead(&mut run).await {
             Ok(launched) => launched,
             Err(error) => {
-                // stays open, so that the next start tries again
-                run.problem = Some(Problem::from(&error));
-                return self.save_run(&run).await;
+                // stays open, so that another look tries again
+                let problem = Problem::from(&error);
+                run.problem = Some(problem.clone());
+                self.save_run(&run).await?;
+                return Ok(Some(problem));
             }
         };
         let mut error = Error::new(Kind::Cancelled, format!("{} {} was interrupted", run.kind.name(), run.id));
-        if launched {
-            error = error.because("its server was being launched, and was left as it is");
+        if let Some(server) = launched {
+            error = error.because(format!("its server {} was being launched, and was left as it is", server.id));
+            self.tell(Event::Warning { run: Some(run.id.clone()), message: error.chain() });
         }
-        self.close_short_run(run, RunOutcome::Failed, Some(Problem::from(&error)), Batch::new()).await
+        self.close_short_run(run, RunOutcome::Failed, Some(Problem::from(&error)), Batch::new()).await?;
+        Ok(None)
     }
 
-    /// Deletes what a restore or drill that died has no more use for. `true`: its server stays.
-    async fn end_of_dead(&self, run: &RunRecord) -> Result<bool> {
+    /// Deletes what a restore or drill that died has no more use for. Answers its server, which stays.
+    async fn end_of_dead(&self, run: &mut RunRecord) -> Result<Option<Resource>> {
+        if let Some(unseen) = self.unseen(run).await? {
+            return Err(unseen);
+        }
         let restore = run.kind == crate::RunKind::Restore;
-        let launched = restore && self.step_known(&run.id, LAUNCH).await? && self.has_instance(run).await?;
+        let mut launched = None;
+        if restore && self.step_known(&run.id, LAUNCH).await? {
+            launched = self.instance_of(run).await?;
+        }
         // before the image is begun there is only scratch; if there is more, the ledger is older than the restore, which went well then
         let begun = self.step_known(&run.id, IMAGE).await? || self.step_known(&run.id, RELAYED).await?;
-        match launched || (restore && !begun) {
+        match launched.is_some() || (restore && !begun) {
             true => self.scratch_gone(run).await?,
             false => self.everything_gone(run).await?,
         }

@@ -20,10 +20,10 @@ use super::error::classify;
 
 /// Bytes of a block.
 pub(super) const BLOCK: u64 = 512 << 10;
-/// Blocks that one page of a list is asked for.
-const PAGE: i32 = 1000;
+/// Blocks that one page of a list is asked for: the most that there are. Nothing is read while the next one is asked for.
+const PAGE: i32 = 10_000;
 /// Pages that are kept.
-const PAGES: usize = 8;
+const PAGES: usize = 4;
 /// Blocks that are kept: a caller may read less than one at a time.
 const KEPT: usize = 16;
 /// Blocks of one read that are fetched at once.

@@ -64,23 +64,39 @@ pub(super) async fn remove(clients: &Clients, tags: &Tags) -> Result<()> {
     Ok(())
 }
 
-/// The snapshots of the newest attempt that is whole; those of others are deleted.
-async fn whole(clients: &Clients, tags: &Tags) -> Result<Option<Vec<Held>>> {
+/// What a look for a capture's snapshots found.
+enum Looked {
+    /// Those of the newest attempt that is whole.
+    Whole(Vec<Held>),
+    /// Nothing, or not yet all.
+    Nothing,
+    /// One call took effect twice, so nobody can tell which of its snapshots are of one instant; they are gone.
+    Twice,
+}
+
+/// Looks for the snapshots of a capture; of several attempts the newest stays.
+async fn whole(clients: &Clients, tags: &Tags) -> Result<Looked> {
     let mut attempts: BTreeMap<String, Vec<Held>> = BTreeMap::new();
     for held in held(clients, tags).await? {
         let attempt = held.tags.get(marks::PINNED).cloned().unwrap_or_default();
         attempts.entry(attempt).or_default().push(held);
     }
-    let complete = |(mark, held): &(String, Vec<Held>)| {
-        mark.split(' ').next().and_then(|count| count.parse::<usize>().ok()) == Some(held.len())
-    };
-    let (mut fine, rest): (Vec<_>, Vec<_>) = attempts.into_iter().partition(complete);
+    let count = |mark: &String| mark.split(' ').next().and_then(|count| count.parse::<usize>().ok());
+    let (mut fine, rest): (Vec<_>, Vec<_>) =
+        attempts.into_iter().partition(|(mark, held)| count(mark) == Some(held.len()));
     fine.sort_by_key(|(_, held)| held.first().map(|held| held.started));
-    let newest = fine.pop();
+    let Some((_, newest)) = fine.pop() else {
+        let twice: Vec<_> = rest.into_iter().filter(|(mark, held)| count(mark) < Some(held.len())).collect();
+        let found = if twice.is_empty() { Looked::Nothing } else { Looked::Twice };
+        for held in twice.into_iter().flat_map(|(_, held)| held) {
+            snapshot::delete(clients, &held.id).await?;
+        }
+        return Ok(found);
+    };
     for held in rest.into_iter().chain(fine).flat_map(|(_, held)| held) {
         snapshot::delete(clients, &held.id).await?;
     }
-    Ok(newest.map(|(_, held)| held))
+    Ok(Looked::Whole(newest))
 }
 
 /// Captures; see [`cloud::Source::capture`].
@@ -88,7 +104,7 @@ pub(super) async fn capture(clients: &Clients, request: &CaptureRequest) -> Resu
     let operation = || format!("cannot capture server {}", request.server);
     let tags = request.token.tags(Role::Scratch);
     let seen = inventory::one(clients, &request.server).await?;
-    if let Some(held) = whole(clients, &tags).await? {
+    if let Looked::Whole(held) = whole(clients, &tags).await? {
         return describe(clients, request, &seen, held).await;
     }
     if seen.volumes.is_empty() {
@@ -109,8 +125,9 @@ pub(super) async fn capture(clients: &Clients, request: &CaptureRequest) -> Resu
     loop {
         let found = whole(clients, &tags).await;
         match bound.bear(found).await? {
-            Some(Some(held)) => return describe(clients, request, &seen, held).await,
-            Some(None) => bound.pause("its snapshots are not visible").await?,
+            Some(Looked::Whole(held)) => return describe(clients, request, &seen, held).await,
+            Some(Looked::Nothing) => bound.pause("its snapshots are not visible").await?,
+            Some(Looked::Twice) => return Err(bound.error(Kind::Transient, "its snapshots were taken twice")),
             None => {}
         }
     }
@@ -192,12 +209,14 @@ async fn describe(clients: &Clients, request: &CaptureRequest, seen: &Seen, held
 
 /// Makes a capture the base of the next one, and deletes the bases before it. Repeating it is harmless.
 pub(super) async fn commit(clients: &Clients, capture: &Capture, tags: &Tags) -> Result<()> {
-    let held = held(clients, tags).await?;
-    let ids: Vec<String> = held.into_iter().map(|held| held.id).collect();
-    if ids.is_empty() {
-        // committed long ago: what is the base now is not ours to delete
-        return Ok(());
+    let of_capture = Handle::of(capture)?.disks;
+    let is_of = |held: &Held| of_capture.iter().any(|disk| disk.snapshot == held.id);
+    let (held, strays): (Vec<Held>, Vec<Held>) = held(clients, tags).await?.into_iter().partition(is_of);
+    // of another attempt, which was seen late
+    for stray in strays {
+        snapshot::delete(clients, &stray.id).await?;
     }
+    let ids: Vec<String> = held.into_iter().map(|held| held.id).collect();
     let name = capture.id.to_string();
     let kept = Tags::from([(marks::BASE.to_owned(), name.clone()), (tag::ROLE.to_owned(), "replica".to_owned())]);
     snapshot::tag(clients, ids.clone(), &kept).await?;
@@ -219,10 +238,12 @@ pub(super) async fn commit(clients: &Clients, capture: &Capture, tags: &Tags) ->
         marks::tagged(tag::SERVER, server),
         marks::tagged(tag::OWNER, tags.get(tag::OWNER).map(String::as_str)),
     ];
-    for old in snapshot::list(clients, filters).await? {
-        if old.tags.get(marks::BASE) != Some(&name) {
-            snapshot::delete(clients, &old.id).await?;
-        }
+    let (own, others): (Vec<Held>, Vec<Held>) =
+        snapshot::list(clients, filters).await?.into_iter().partition(|held| held.tags.get(marks::BASE) == Some(&name));
+    // committed long ago: what is the base now is newer, and not ours to delete
+    let since = own.iter().map(|held| held.started).min();
+    for old in others.into_iter().filter(|old| since.is_some_and(|since| old.started < since)) {
+        snapshot::delete(clients, &old.id).await?;
     }
     Ok(())
 }

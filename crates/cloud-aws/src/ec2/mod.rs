@@ -20,6 +20,7 @@ mod marks;
 mod options;
 mod owned;
 mod patience;
+mod put;
 mod records;
 mod relay;
 mod snapshot;
@@ -29,6 +30,7 @@ mod wait;
 mod write;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use cloud::{Cloud, Peer, Relay, Resource, Source, Target};
@@ -38,6 +40,9 @@ use tokio::sync::OnceCell;
 pub use config::{AwsConfig, Endpoints, LaunchSpec, Restore};
 
 use self::config::Clients;
+
+/// How long EC2 may not show what it has just made: two minutes were seen.
+const LAG: Duration = Duration::from_secs(180);
 
 /// An account in a region.
 #[derive(Clone)]
@@ -80,6 +85,10 @@ impl Cloud for AwsSite {
 
     fn relay(&self) -> Option<&dyn Relay> {
         Some(self)
+    }
+
+    fn lag(&self) -> Duration {
+        LAG
     }
 
     async fn owned(&self) -> Result<Vec<Resource>> {

@@ -1,52 +1,25 @@
 //! Trying a call again where nobody above can: blocks that were handed over are not handed over twice.
 //!
-//! The rule is [`model::Patience`], as everywhere; who is throttled also sends less at once.
+//! The rule is [`model::Patience`], as everywhere, and how many are in flight adapts as everywhere.
 
 use std::future::Future;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use cloud::Flight;
 use disk::DiskRead;
-use model::{ExtentList, Kind, Patience, Result};
+use model::{ExtentList, Patience, Result};
 use tokio::time::{Instant, sleep};
 
-/// Calls in flight at first, at most and at least. A snapshot takes 1,000 blocks a second.
-const FIRST: usize = 16;
-const MOST: usize = 64;
-const LEAST: usize = 2;
+/// Blocks in flight at first.
+const FIRST: usize = 32;
+/// Blocks in flight at most, which is what they take of memory: 64 MiB. A snapshot takes 1,000 a second, and that many
+/// reach it while an answer takes up to an eighth of one.
+pub(super) const MOST: usize = 128;
 
-/// How many calls may be in flight: more by one with each window that went well, half after a throttling.
-#[derive(Debug)]
-pub(super) struct Flight {
-    allowed: AtomicUsize,
-    good: AtomicUsize,
-}
-
-impl Default for Flight {
-    fn default() -> Self {
-        Self { allowed: AtomicUsize::new(FIRST), good: AtomicUsize::new(0) }
-    }
-}
-
-impl Flight {
-    /// How many calls may be in flight now.
-    pub(super) fn allowed(&self) -> usize {
-        self.allowed.load(Ordering::Relaxed)
-    }
-
-    fn went_well(&self) {
-        let now = self.allowed();
-        if self.good.fetch_add(1, Ordering::Relaxed) + 1 >= now {
-            self.good.store(0, Ordering::Relaxed);
-            self.allowed.store((now + 1).min(MOST), Ordering::Relaxed);
-        }
-    }
-
-    fn throttled(&self) {
-        self.good.store(0, Ordering::Relaxed);
-        self.allowed.store((self.allowed() / 2).max(LEAST), Ordering::Relaxed);
-    }
+/// The blocks of one snapshot in flight.
+pub(super) fn flight() -> Flight {
+    Flight::new(FIRST, MOST)
 }
 
 /// Calls until it goes well or patience ends. `what` is worded as `put block 7 of snapshot s`.
@@ -57,15 +30,12 @@ where
 {
     let (mut attempts, begun) = (Patience::default().attempts(), Instant::now());
     loop {
-        match call().await {
-            Ok(done) => {
-                flight.went_well();
-                return Ok(done);
-            }
+        let turn = flight.turn().await;
+        let answer = call().await;
+        turn.end(&answer);
+        match answer {
+            Ok(done) => return Ok(done),
             Err(error) => {
-                if error.kind() == Kind::Throttled {
-                    flight.throttled();
-                }
                 let wait = attempts.failed_by(error, what, begun.elapsed(), rand::random())?;
                 tracing::debug!(what, wait = wait.as_millis(), "a block is tried again");
                 sleep(wait).await;
@@ -83,7 +53,7 @@ pub(super) struct Patient<R> {
 
 impl<R: DiskRead> Patient<R> {
     pub(super) fn new(inner: R) -> Self {
-        Self { inner, flight: Flight::default() }
+        Self { inner, flight: flight() }
     }
 }
 
@@ -114,26 +84,23 @@ impl<R: DiskRead> DiskRead for Patient<R> {
 
 #[cfg(test)]
 mod tests {
-    use model::Error;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use model::{Error, Kind};
 
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn throttling_halves_and_success_adds() {
-        let (flight, failures) = (Flight::default(), AtomicUsize::new(0));
+    async fn what_passes_is_tried_again_and_what_does_not_is_told() {
+        let failures = AtomicUsize::new(0);
         let call = || async {
             match failures.fetch_add(1, Ordering::Relaxed) {
                 0..3 => Err(Error::new(Kind::Throttled, "cannot put")),
                 _ => Ok(()),
             }
         };
-        patiently(&flight, "put", call).await.unwrap();
-        assert_eq!(flight.allowed(), LEAST);
-        for _ in 0..1000 {
-            flight.went_well();
-        }
-        assert!(flight.allowed() > FIRST && flight.allowed() <= MOST);
+        patiently(&flight(), "put", call).await.unwrap();
         let denied = || async { Err::<(), _>(Error::new(Kind::Denied, "cannot put")) };
-        assert_eq!(patiently(&flight, "put", denied).await.unwrap_err().kind(), Kind::Denied);
+        assert_eq!(patiently(&flight(), "put", denied).await.unwrap_err().kind(), Kind::Denied);
     }
 }

@@ -34,7 +34,7 @@ pub(super) struct Held {
 
 impl Held {
     fn of(snapshot: &ec2::Snapshot) -> Self {
-        let started = snapshot.start_time().map_or(0, aws_sdk_ec2::primitives::DateTime::secs);
+        let started = snapshot.start_time().and_then(|at| Timestamp::new(at.secs(), at.subsec_nanos() as i32).ok());
         Self {
             id: snapshot.snapshot_id().unwrap_or_default().to_owned(),
             volume: snapshot.volume_id().unwrap_or_default().to_owned(),
@@ -44,7 +44,7 @@ impl Held {
             full: snapshot.full_snapshot_size_in_bytes().and_then(|bytes| u64::try_from(bytes).ok()),
             progress: snapshot.progress().and_then(|it| it.trim_end_matches('%').parse().ok()).unwrap_or_default(),
             key: snapshot.kms_key_id().map(str::to_owned),
-            started: Timestamp::from_second(started).unwrap_or(Timestamp::UNIX_EPOCH),
+            started: started.unwrap_or(Timestamp::UNIX_EPOCH),
             tags: marks::of_ec2(snapshot.tags()),
         }
     }

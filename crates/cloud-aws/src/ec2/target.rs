@@ -13,7 +13,7 @@ use model::{
 use super::blocks::{BLOCK, BlockReader};
 use super::config::Clients;
 use super::error::classify;
-use super::patience::{Flight, Patient, patiently};
+use super::patience::{Patient, flight, patiently};
 use super::records::{Record, RecordWriter};
 use super::snapshot::{self, GIB, Held};
 use super::write::{Base, BlockWriter};
@@ -66,7 +66,7 @@ impl AwsSite {
         let once = format!("replicate-{:032x}", rand::random::<u128>());
         let operation = format!("cannot begin a snapshot for disk {disk}");
         crash::point("aws.snapshot-start.before");
-        let (flight, what) = (Flight::default(), format!("begin a snapshot for disk {disk}"));
+        let (flight, what) = (flight(), format!("begin a snapshot for disk {disk}"));
         let answer = patiently(&flight, &what, || {
             let call = clients.ebs.start_snapshot().volume_size((size.div_ceil(GIB)) as i64).timeout(TIMEOUT);
             let call = call.client_token(&once).description(format!("replicate {}", mark(token, disk)));
@@ -94,7 +94,7 @@ impl AwsSite {
         progress: &dyn Progress,
     ) -> Result<Option<(DiskRoot, u64)>> {
         // the decorator does not repeat this one as a whole
-        let (clients, flight) = (self.clients().await?, Flight::default());
+        let (clients, flight) = (self.clients().await?, flight());
         let what = format!("look at disk {} of image {image}", disk.name);
         let held = patiently(&flight, &what, || image::disk(clients, image, &disk.name)).await?;
         if held.disk_size() != disk.size {
@@ -167,7 +167,7 @@ impl Target for AwsSite {
             if self.may_be_parent(&held, size) {
                 let patient = Patient::new(self.disk_of(image, disk).await?.1);
                 let record = records::of(&patient, &records::path(&self.config.scratch, &held.id)).await?;
-                over = Some(Base { reader, record, blocks: held.size / BLOCK });
+                over = Some((Base { record, blocks: held.size / BLOCK }, reader));
                 parent = Some(held.id);
             } else {
                 under = Some(reader);

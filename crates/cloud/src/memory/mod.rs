@@ -19,6 +19,7 @@ pub(crate) mod tests;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -46,12 +47,13 @@ struct State {
     folder: Option<Folder>,
     /// The clouds that images can be copied from, by their site. Not kept: they are other processes' to hold.
     links: Mutex<BTreeMap<String, Weak<State>>>,
+    lag: Mutex<Duration>,
 }
 
 impl State {
     fn new(inner: Inner, clock: Arc<dyn Clock>, folder: Option<Folder>) -> Arc<Self> {
         let (inner, faults, links) = (Mutex::new(inner), Faults::default(), Mutex::default());
-        Arc::new(Self { inner, faults, clock, folder, links })
+        Arc::new(Self { inner, faults, clock, folder, links, lag: Mutex::default() })
     }
 }
 
@@ -109,6 +111,11 @@ impl MemoryCloud {
     /// Removes all faults; the log of hits stays.
     pub fn heal(&self) {
         self.state.faults.clear();
+    }
+
+    /// Says that lists may leave out what is younger. That they do is a fault.
+    pub fn set_lag(&self, lag: Duration) {
+        *locked(&self.state.lag) = lag;
     }
 
     /// Every fault that happened.
@@ -175,6 +182,10 @@ impl Cloud for MemoryCloud {
     fn relay(&self) -> Option<&dyn Relay> {
         let alone = locked(&self.state.links).is_empty();
         (!alone).then_some(self as &dyn Relay)
+    }
+
+    fn lag(&self) -> Duration {
+        *locked(&self.state.lag)
     }
 
     async fn owned(&self) -> Result<Vec<Resource>> {

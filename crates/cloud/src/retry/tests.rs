@@ -75,20 +75,6 @@ async fn a_look_that_hangs_is_cut_off_and_an_effect_is_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn throttling_halves_what_is_in_flight_and_success_restores_it() {
-    let (cloud, site) = retrying(600);
-    assert_eq!(site.shared.permits.available_permits(), 32);
-    cloud.inject(Rule { times: 3, ..Rule::new("servers", 1, Fault::FailBefore(Kind::Throttled)) });
-    site.servers().await.unwrap();
-    let after = site.shared.permits.available_permits();
-    assert!((4..=6).contains(&after), "{after} permits after three throttled answers");
-    for _ in 0..40 {
-        site.servers().await.unwrap();
-    }
-    assert_eq!(site.shared.permits.available_permits(), 32);
-}
-
-#[tokio::test(start_paused = true)]
 async fn readers_are_retried_too() {
     let (cloud, site) = retrying(60);
     let capture = site.capture(&request()).await.unwrap();
@@ -98,13 +84,15 @@ async fn readers_are_retried_too() {
     assert_eq!(cloud.hits().len(), 2);
 }
 
-#[tokio::test]
-async fn a_permit_is_always_left() {
-    let (_, site) = retrying(1);
-    for _ in 0..100 {
-        site.shared.throttle();
-    }
-    assert_eq!(site.shared.permits.available_permits(), 1);
+/// Reads side by side: all of a site's calls share one flight, which a throttling makes smaller.
+#[tokio::test(start_paused = true)]
+async fn a_throttled_site_has_fewer_calls_in_flight() {
+    let (cloud, site) = retrying(600);
+    let first = site.shared.flight.allowed();
+    cloud.inject(Rule::always("servers", Fault::Delay(Duration::from_secs(1))));
+    cloud.inject(Rule { times: 5, ..Rule::new("servers", 1, Fault::FailBefore(Kind::Throttled)) });
+    futures::future::join_all((0..first).map(|_| site.servers())).await;
+    assert!(site.shared.flight.allowed() < first, "{first} calls in flight, before and after");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,6 +1,8 @@
 //! Restores and drills: choice, falling over, files, guests that boot and guests that do not.
 
-use cloud::memory::BootScript;
+use std::time::Duration;
+
+use cloud::memory::{BootScript, Fault, Rule};
 use cloud::{Cloud, Source, Target};
 use engine::{Choice, DrillRequest, FileFormat, RestoreRequest, RestoreTo, verify_proof};
 use model::{Kind, Place, Probe, ReplicaState, ServerName};
@@ -203,7 +205,7 @@ async fn a_guest_that_does_not_live_never_passes() {
         ("slow", slow),
     ] {
         let mut house = House::new();
-        house.policy.drill.limit = std::time::Duration::from_millis(50);
+        house.policy.drill.limit = Duration::from_millis(50);
         // keeps the late one watched until it dies
         house.policy.drill.probes = vec![Probe::Console { text: "never shown".to_owned() }];
         if name != "late" {
@@ -224,7 +226,7 @@ async fn a_guest_that_does_not_live_never_passes() {
 #[tokio::test]
 async fn a_probe_that_fails_fails_the_drill() {
     let mut house = House::new();
-    house.policy.drill.limit = std::time::Duration::from_millis(50);
+    house.policy.drill.limit = Duration::from_millis(50);
     house.policy.drill.probes = vec![Probe::Tcp { port: 22 }];
     house.run().await;
     let report = house.engine().await.drill(&drill()).await.unwrap();
@@ -281,4 +283,50 @@ async fn a_damaged_image_is_not_built_on() {
     let wanted = house.bytes("vda");
     assert_eq!(reader.read_at(0, wanted.len()).await.unwrap().to_vec(), wanted);
     house.assert_clean().await;
+}
+
+/// A site that shows late what it has made: a restore dies while its server is launched, before (`made` is false) or after.
+async fn died_at_the_launch(made: bool) -> House {
+    let house = House::new();
+    house.run().await;
+    house.lab.set_lag(Duration::from_secs(180));
+    let fault = if made { Fault::HangAfter } else { Fault::HangBefore };
+    house.lab.inject(Rule::always("launch", fault));
+    let engine = house.engine().await;
+    let request = RestoreRequest { choice: choice(), to: to_site("web-new", true) };
+    let died = tokio::time::timeout(Duration::from_secs(2), engine.restore(&request)).await;
+    assert!(died.is_err(), "{died:?}");
+    drop(engine);
+    house.lab.heal();
+    house
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_seen_yet_is_waited_for_and_named() {
+    let house = died_at_the_launch(true).await;
+    house.lab.inject(Rule::always("owned", Fault::Stale(1)));
+    let swept = house.engine().await.sweep().await.unwrap();
+    assert_eq!(swept.problems.len(), 1, "{swept:?}");
+    assert!(swept.problems[0].message.contains("may not show it yet"), "{swept:?}");
+    house.clock.advance(20);
+    house.lab.heal();
+    let swept = house.engine().await.sweep().await.unwrap();
+    assert_eq!(swept.problems, []);
+    let events = format!("{:?}", house.recorder.0.lock().unwrap());
+    assert!(events.contains("was left as it is"), "{events}");
+    assert_eq!(house.lab.servers().await.unwrap().len(), 2);
+    let images = house.lab.owned().await.unwrap().into_iter().filter(|it| it.kind == "image").count();
+    assert_eq!(images, 1, "the server's image stays with it");
+}
+
+#[tokio::test]
+async fn a_server_that_never_was_is_not_waited_for_for_ever() {
+    let house = died_at_the_launch(false).await;
+    for (later, open) in [(0, 1), (100, 1), (81, 0)] {
+        house.clock.advance(later);
+        let swept = house.engine().await.sweep().await.unwrap();
+        assert_eq!(swept.problems.len(), open, "{later} s later: {swept:?}");
+    }
+    house.assert_clean().await;
+    assert_eq!(house.lab.owned().await.unwrap().iter().filter(|it| it.kind == "image").count(), 0);
 }

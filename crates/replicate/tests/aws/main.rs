@@ -8,6 +8,9 @@
 mod common;
 mod iam;
 mod journey;
+mod judge;
+mod launch;
+mod storm;
 
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
@@ -66,6 +69,10 @@ fn kinds(sim: &CloudSim) -> Vec<String> {
     let mut kinds: Vec<String> = all.map(|it| it["kind"].as_str().unwrap().to_owned()).collect();
     kinds.sort();
     kinds
+}
+
+fn is_full() -> bool {
+    std::env::var_os("REPLICATE_SWEEP").is_some_and(|value| value == "full")
 }
 
 fn change(world: &World, seed: u64, len: usize) {
@@ -174,8 +181,7 @@ fn killed_while_copying() {
 fn dies_everywhere(sim: &CloudSim, world: &World, places: &[&str]) {
     std::fs::write(world.path("guests/web-1.raw"), pattern(1, 9 << 20)).unwrap();
     world.fine(&["run", "all", "-q"]);
-    let full = std::env::var_os("REPLICATE_SWEEP").is_some_and(|value| value == "full");
-    let (mut deaths, stride) = (0, if full { 1 } else { 7 });
+    let (mut deaths, stride) = (0, if is_full() { 1 } else { 7 });
     for n in (1 + std::process::id() as usize % stride..).step_by(stride) {
         change(world, n as u64 + 100, 256 << 10);
         let output = world.command(&["run", "all", "-q"]).env("REPLICATE_CRASH_AT", n.to_string()).output().unwrap();
