@@ -24,7 +24,7 @@ use tokio::time::Instant;
 
 use crate::{
     Capture, CaptureRequest, Cloud, Console, ImageDisk, Instance, LaunchOptions, Outcome, ProbeState, Relay, Resource,
-    Server, Source, Target, WriteStyle,
+    Server, Source, Stop, Switch, Target, WriteStyle,
 };
 
 /// What may be done to a call that takes too long.
@@ -89,6 +89,10 @@ impl Retrying {
 
     fn inner_target(&self) -> Result<&dyn Target> {
         self.inner.target().ok_or_else(|| self.absent("takes no images"))
+    }
+
+    fn inner_switch(&self) -> Result<&dyn Switch> {
+        self.inner.switch().ok_or_else(|| self.absent("switches no servers"))
     }
 
     fn absent(&self, why: &str) -> Error {
@@ -180,6 +184,10 @@ impl Cloud for Retrying {
         self.inner.source().map(|_| self as &dyn Source)
     }
 
+    fn switch(&self) -> Option<&dyn Switch> {
+        self.inner.switch().map(|_| self as &dyn Switch)
+    }
+
     fn target(&self) -> Option<&dyn Target> {
         self.inner.target().map(|_| self as &dyn Target)
     }
@@ -225,6 +233,19 @@ impl Source for Retrying {
     async fn release(&self, capture: &Capture, outcome: Outcome) -> Result<()> {
         let source = self.inner_source()?;
         self.shared.retry(Call::Effect, "release a capture", || source.release(capture, outcome)).await
+    }
+}
+
+#[async_trait]
+impl Switch for Retrying {
+    async fn stop(&self, server: &ServerName, stop: Stop) -> Result<()> {
+        let switch = self.inner_switch()?;
+        self.shared.retry(Call::Effect, "stop a server", || switch.stop(server, stop)).await
+    }
+
+    async fn start(&self, server: &ServerName) -> Result<()> {
+        let switch = self.inner_switch()?;
+        self.shared.retry(Call::Effect, "start a server", || switch.start(server)).await
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use cloud::{Cloud, Resource};
-use model::{Error, Kind, Result, Role, crash, tag};
+use model::{Error, InstanceId, Kind, Result, Role, crash, tag};
 
 use crate::ledger::Batch;
 use crate::records::{RunRecord, RunState};
@@ -18,10 +18,11 @@ impl Engine {
     pub async fn sweep(&self) -> Result<SweepReport> {
         self.recall().await?;
         let mut report = SweepReport::default();
+        let moving = self.moving().await?;
         for run in self.runs().await? {
             // a restore or drill that died has nobody who waits for it
             let orphan = matches!(run.kind, crate::RunKind::Restore | crate::RunKind::Drill);
-            if orphan && run.state == RunState::Open && !self.is_active(&run.id) {
+            if orphan && run.state == RunState::Open && !self.is_active(&run.id) && !moving.contains(&run.id) {
                 self.clean_up(run).await?;
             }
         }
@@ -120,11 +121,12 @@ impl Engine {
         tagged(tag::OWNER, self.owner.as_str()) && tagged(tag::RUN, run.id.as_str())
     }
 
-    /// Whether the site that a restore goes to has its instance.
-    async fn has_instance(&self, run: &RunRecord) -> Result<bool> {
-        let Some(site) = &run.site else { return Ok(false) };
+    /// The instance of a restore at the site that it goes to.
+    pub(crate) async fn instance_of(&self, run: &RunRecord) -> Result<Option<InstanceId>> {
+        let Some(site) = &run.site else { return Ok(None) };
         let owned = self.site(site)?.owned().await?;
-        Ok(owned.iter().any(|resource| resource.kind == "instance" && self.is_of(resource, run)))
+        let found = owned.into_iter().find(|resource| resource.kind == "instance" && self.is_of(resource, run));
+        found.map(|resource| InstanceId::new(resource.id)).transpose()
     }
 
     /// Ends a restore or drill that died. What it made goes; only a server that is there stays with its image, because somebody may use it
@@ -149,7 +151,7 @@ impl Engine {
     /// Deletes what a restore or drill that died has no more use for. `true`: its server stays.
     async fn end_of_dead(&self, run: &RunRecord) -> Result<bool> {
         let restore = run.kind == crate::RunKind::Restore;
-        let launched = restore && self.step_known(&run.id, LAUNCH).await? && self.has_instance(run).await?;
+        let launched = restore && self.step_known(&run.id, LAUNCH).await? && self.instance_of(run).await?.is_some();
         // before the image is begun there is only scratch; if there is more, the ledger is older than the restore, which went well then
         let begun = self.step_known(&run.id, IMAGE).await? || self.step_known(&run.id, RELAYED).await?;
         match launched || (restore && !begun) {

@@ -24,6 +24,7 @@ mod records;
 mod relay;
 mod snapshot;
 mod source;
+mod switch;
 mod target;
 mod wait;
 mod write;
@@ -31,7 +32,7 @@ mod write;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use cloud::{Cloud, Peer, Relay, Resource, Source, Target};
+use cloud::{Cloud, Peer, Relay, Resource, Source, Switch, Target};
 use model::{Clock, Result, SiteName};
 use tokio::sync::OnceCell;
 
@@ -71,6 +72,10 @@ impl Cloud for AwsSite {
     }
 
     fn source(&self) -> Option<&dyn Source> {
+        Some(self)
+    }
+
+    fn switch(&self) -> Option<&dyn Switch> {
         Some(self)
     }
 
