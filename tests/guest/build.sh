@@ -22,7 +22,7 @@ PATH=$PATH:/usr/sbin:/sbin
 say() { printf 'guest: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
 
-key=$(cd "$here" && sha256sum build.sh initramfs.sh init.sh service.sh | sha256sum | cut -c1-16)
+key=$(cd "$here" && sha256sum build.sh initramfs.sh init.sh service.sh shutdown.sh | sha256sum | cut -c1-16)
 out=$cache/$key
 mkdir -p "$cache"
 exec 9>"$cache/.lock"
@@ -80,6 +80,9 @@ make_root() {
   rm -f "$root/bin/init"
   install -m 755 "$here/init.sh" "$root/sbin/init"
   install -m 755 "$here/service.sh" "$root/usr/bin/orders"
+  install -m 755 "$here/shutdown.sh" "$root/sbin/shutdown"
+  mkdir -p "$root/etc/acpi/PWRF"
+  ln -s /sbin/shutdown "$root/etc/acpi/PWRF/00000080"
   ln -s /usr/bin/orders "$root/srv/www/cgi-bin/orders"
   printf 'root:x:0:0:root:/root:/bin/sh\n' > "$root/etc/passwd"
   printf 'PRETTY_NAME="replicate test guest"\nID=replicate-guest\nVERSION_ID=1\n' > "$root/etc/os-release"
@@ -123,7 +126,7 @@ add_kernel() {
   mkdir -p "$work/all/lib/modules" "$work/some/lib/modules/$version" "$initramfs"/{bin,dev,proc,sys,new,lib}
   cp -a "$work/kernel/$folder" "$work/all/lib/modules/"
   depmod -b "$work/all" "$version"
-  modules="virtio_pci virtio_blk virtio_scsi virtio_net virtio_console nvme sd_mod xen-blkfront hv_storvsc ext4 pvpanic-pci pvpanic-mmio"
+  modules="virtio_pci virtio_blk virtio_scsi virtio_net virtio_console nvme sd_mod xen-blkfront hv_storvsc ext4 pvpanic-pci pvpanic-mmio button evdev"
   some=$work/some/lib/modules/$version
   for module in $modules; do
     # not every kernel builds each of them as a module

@@ -4,6 +4,7 @@
 #   orders write   appends orders to /data/orders, each line synced before the next; the number of the last one is in
 #                  /data/seq and, if there is a second disk, then in /data2/seq. A crash-consistent image of both
 #                  disks therefore shows seq(disk 1) - seq(disk 2) in {0, 1}, whatever the moment.
+#   orders stop    lets the service take its last order, and returns when it has ended
 #   orders check   counts the orders and checks that each is there exactly once and whole; ends with 1 if not
 # Called by the web server (as /cgi-bin/orders) it answers with the same check.
 export PATH=/bin:/sbin:/usr/sbin:/usr/bin
@@ -24,13 +25,20 @@ case ${1:-cgi} in
       head -n "$good" /data/orders > /data/orders.new && sync && mv /data/orders.new /data/orders
     fi
     n=$(wc -l < /data/orders 2>/dev/null || echo 0)
-    while :; do
+    echo $$ > /run/orders.pid
+    stop=
+    trap 'stop=1' TERM
+    while [ -z "$stop" ]; do
       n=$((n + 1))
       echo "$n $((n * 7919 % 1000003))" | dd of=/data/orders oflag=append conv=notrunc,fsync 2>/dev/null
       put $n /data/seq
       if grep -q ' /data2 ' /proc/mounts; then put $n /data2/seq; fi
       usleep 100000
     done
+    ;;
+  stop)
+    service=$(cat /run/orders.pid)
+    kill "$service" && while [ -d "/proc/$service" ]; do usleep 20000; done
     ;;
   check) check ;;
   cgi)

@@ -4,6 +4,7 @@ mod azure;
 mod formats;
 mod increments;
 mod inspect;
+mod migration;
 mod nbd;
 mod openstack;
 mod qemu_source;

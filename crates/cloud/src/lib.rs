@@ -15,6 +15,7 @@ pub mod qemu;
 pub mod records;
 mod relay;
 mod retry;
+mod switch;
 mod traits;
 
 pub use capabilities::{AWS_IMAGE_OPTIONS, AZURE_IMAGE_OPTIONS, Capabilities, capabilities};
@@ -22,6 +23,7 @@ pub use flight::{Flight, Turn};
 pub use launch_specs::{Restore, Spec};
 pub use relay::{CopyRequest, CopyState, ImageCopy, Peer, Relay, Route};
 pub use retry::{RetryOptions, Retrying};
+pub use switch::{Stop, Switch, stays_on};
 pub use traits::{
     Capture, CaptureRequest, CapturedDisk, Cloud, Consistent, Console, Hook, ImageDisk, Instance, LaunchOptions,
     Network, Outcome, Power, ProbeState, Resource, Server, Source, Target, WriteStyle,

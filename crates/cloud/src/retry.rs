@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 use crate::{
     Capture, CaptureRequest, Cloud, Console, Flight, ImageDisk, Instance, LaunchOptions, Outcome, ProbeState, Relay,
-    Resource, Server, Source, Target, WriteStyle,
+    Resource, Server, Source, Stop, Switch, Target, WriteStyle,
 };
 
 /// What may be done to a call that takes too long.
@@ -90,6 +90,10 @@ impl Retrying {
         self.inner.target().ok_or_else(|| self.absent("takes no images"))
     }
 
+    fn inner_switch(&self) -> Result<&dyn Switch> {
+        self.inner.switch().ok_or_else(|| self.absent("switches no servers"))
+    }
+
     fn absent(&self, why: &str) -> Error {
         Error::new(Kind::Invalid, format!("cannot use site {}", self.inner.site())).because(format!("it {why}"))
     }
@@ -151,6 +155,10 @@ impl Cloud for Retrying {
         self.inner.source().map(|_| self as &dyn Source)
     }
 
+    fn switch(&self) -> Option<&dyn Switch> {
+        self.inner.switch().map(|_| self as &dyn Switch)
+    }
+
     fn target(&self) -> Option<&dyn Target> {
         self.inner.target().map(|_| self as &dyn Target)
     }
@@ -200,6 +208,19 @@ impl Source for Retrying {
     async fn release(&self, capture: &Capture, outcome: Outcome) -> Result<()> {
         let source = self.inner_source()?;
         self.shared.retry(Call::Effect, "release a capture", || source.release(capture, outcome)).await
+    }
+}
+
+#[async_trait]
+impl Switch for Retrying {
+    async fn stop(&self, server: &ServerName, stop: Stop) -> Result<()> {
+        let switch = self.inner_switch()?;
+        self.shared.retry(Call::Effect, "stop a server", || switch.stop(server, stop)).await
+    }
+
+    async fn start(&self, server: &ServerName) -> Result<()> {
+        let switch = self.inner_switch()?;
+        self.shared.retry(Call::Effect, "start a server", || switch.start(server)).await
     }
 }
 

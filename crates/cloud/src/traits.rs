@@ -12,7 +12,7 @@ use model::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::Relay;
+use crate::{Relay, Switch};
 
 /// Whether a server runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -336,6 +336,11 @@ pub trait Cloud: Send + Sync {
 
     /// Captures servers, if it can.
     fn source(&self) -> Option<&dyn Source> {
+        None
+    }
+
+    /// Switches servers off and on, if it can.
+    fn switch(&self) -> Option<&dyn Switch> {
         None
     }
 

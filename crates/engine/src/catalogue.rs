@@ -73,7 +73,9 @@ impl Engine {
     pub async fn status(&self) -> Result<StatusReport> {
         let catalogue = self.catalogue().await?;
         let runs = self.runs().await?;
-        let mut report = StatusReport::default();
+        let mut moves = self.moves().await?;
+        moves.retain(|it| it.record.stage.is_open());
+        let mut report = StatusReport { moves, ..StatusReport::default() };
         let mut told = BTreeSet::new();
         for policy in self.policies().iter() {
             let mut servers: BTreeSet<ServerName> = BTreeSet::new();
@@ -173,6 +175,7 @@ impl Engine {
                     continue;
                 }
             };
+            let (servers, _) = self.unmoved(policy, servers).await?;
             let mut held = Holdings::new();
             for place in policy.replicate.iter().map(|destination| &destination.place) {
                 let now = self.held(place).await;

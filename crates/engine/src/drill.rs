@@ -39,7 +39,8 @@ impl Engine {
         let policy = choices.first().and_then(|choice| self.policy_of(&choice.point));
         let site = self.drill_site(request, policy.as_ref())?;
         self.nearest(&mut choices, &request.choice, &site).await?;
-        let run = self.open_short_run(RunKind::Drill, &request.choice.server, Some(site.clone())).await?;
+        let run =
+            self.open_short_run(self.fresh_run(), RunKind::Drill, &request.choice.server, Some(site.clone())).await?;
         let _active = self.activate(&run.id);
         for message in silent {
             self.tell(Event::Warning { run: Some(run.id.clone()), message });

@@ -23,6 +23,7 @@ mod journal;
 mod ladder;
 pub mod ledger;
 mod meter;
+mod moves;
 mod observe;
 mod plan;
 mod plan_report;
@@ -47,6 +48,7 @@ pub use archive::{Archive, ArchiveCheck, ArchiveWriter, CheckScope, Collected, L
 pub use calendar::{Calendar, Due};
 pub use engine::{Engine, Parts, Settings};
 pub use import::server_of_file;
+pub use moves::{MoveEnd, MoveRecord, MoveReport, MoveRequest, MoveStage};
 pub use observe::{Event, Observer, Silent};
 pub use plan_report::*;
 pub use proof::{Proof, Rung, SignedProof, verify_proof};

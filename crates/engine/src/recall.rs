@@ -127,6 +127,7 @@ impl Engine {
         }
         let cursors: Vec<(String, CursorRecord)> = ledger::scan(&*self.ledger, Tree::Cursors, "").await?;
         cursors.into_iter().for_each(|(key, _)| batch.delete(Tree::Cursors, key));
+        self.doubt_moves(batch).await?;
         for run in self.runs().await?.into_iter().filter(|run| run.state == RunState::Open && !self.is_active(&run.id))
         {
             self.close_forgotten(run, batch).await?;

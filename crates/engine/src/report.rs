@@ -9,7 +9,7 @@ use model::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::SignedProof;
+use crate::{MoveReport, SignedProof};
 
 /// An error as data: printed, journalled, sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -255,6 +255,9 @@ pub struct ServerStatus {
 pub struct StatusReport {
     /// Per server.
     pub servers: Vec<ServerStatus>,
+    /// Moves that have not ended.
+    #[serde(default)]
+    pub moves: Vec<MoveReport>,
     /// What could not be looked at.
     pub problems: Vec<Problem>,
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use cloud::{LaunchOptions, Network, Target};
 use model::{
-    Error, ImageId, InstanceId, Kind, PointDisk, PointId, ReplicaState, RestorePoint, Result, Role, ServerName,
+    Error, ImageId, InstanceId, Kind, PointDisk, PointId, ReplicaState, RestorePoint, Result, Role, RunId, ServerName,
     SiteName, Via, crash,
 };
 
@@ -36,6 +36,11 @@ pub(crate) struct Made {
 impl Engine {
     /// Restores. [`Kind::NotFound`]: there is no such point.
     pub async fn restore(&self, request: &RestoreRequest) -> Result<RestoreReport> {
+        self.restore_as(self.fresh_run(), request).await
+    }
+
+    /// Restores as a run of that id, so that whoever asks can note it before anything is made.
+    pub(crate) async fn restore_as(&self, id: RunId, request: &RestoreRequest) -> Result<RestoreReport> {
         let began = Instant::now();
         if let RestoreTo::Site { site, .. } = &request.to {
             self.target(site)?;
@@ -48,7 +53,7 @@ impl Engine {
         if let Some(site) = &site {
             self.nearest(&mut choices, &request.choice, site).await?;
         }
-        let run = self.open_short_run(RunKind::Restore, &request.choice.server, site).await?;
+        let run = self.open_short_run(id, RunKind::Restore, &request.choice.server, site).await?;
         let _active = self.activate(&run.id);
         for message in silent {
             self.tell(Event::Warning { run: Some(run.id.clone()), message });
@@ -140,7 +145,13 @@ impl Engine {
         }
     }
 
-    async fn start(&self, run: &RunRecord, site: &SiteName, image: &ImageId, name: ServerName) -> Result<InstanceId> {
+    pub(crate) async fn start(
+        &self,
+        run: &RunRecord,
+        site: &SiteName,
+        image: &ImageId,
+        name: ServerName,
+    ) -> Result<InstanceId> {
         let target = self.target(site)?;
         let begun = self.step_begin(&run.id, LAUNCH).await?;
         let options = LaunchOptions { name, network: Network::Site, ports: Vec::new(), ephemeral: false };
@@ -186,12 +197,13 @@ impl Engine {
     /// A run that is not resumed: it is cleaned up if it dies.
     pub(crate) async fn open_short_run(
         &self,
+        id: RunId,
         kind: RunKind,
         server: &ServerName,
         site: Option<SiteName>,
     ) -> Result<RunRecord> {
         let run = RunRecord {
-            id: self.fresh_run(),
+            id,
             kind,
             policy: None,
             with: None,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use cloud::{Capture, Server};
 use futures::{StreamExt, stream};
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use model::{Error, Kind, Place, Policy, PolicyName, RestorePoint, Result, ServerName, Via};
 
 use crate::engine::busy_name;
@@ -22,6 +22,7 @@ impl Engine {
     pub async fn run(&self, request: &RunRequest) -> Result<RunsReport> {
         let policy = self.policy(&request.policy)?;
         let servers = self.covered(&policy, request.server.as_ref()).await?;
+        let servers = self.unmoved_or_told(&policy, servers, request.server.as_ref()).await?;
         self.recall().await?;
         let runs = stream::iter(servers)
             .map(|server| self.run_server(&policy, server.name))
@@ -31,13 +32,14 @@ impl Engine {
         Ok(RunsReport { runs: runs.into_iter().collect::<Result<_>>()? })
     }
 
-    /// Goes on with every open run that nobody executes: finishes what can be finished. Restores and drills that died are
+    /// Goes on with every open move and run that nobody executes: finishes what can be finished. Restores and drills that died are
     /// cleaned up instead: they have nobody who waits for them.
     pub async fn resume(&self) -> Result<RunsReport> {
         self.recall().await?;
-        let mut report = RunsReport::default();
+        self.resume_moves(false).await?;
+        let (mut report, moving) = (RunsReport::default(), self.moving().await?);
         for run in self.runs().await? {
-            if run.state == RunState::Closed || self.is_active(&run.id) {
+            if run.state == RunState::Closed || self.is_active(&run.id) || moving.contains(&run.id) {
                 continue;
             }
             match run.kind {
@@ -141,7 +143,18 @@ impl Engine {
         self.give_up(&mut context).await
     }
 
-    async fn was_lost(&self, report: &RunReport) -> Result<bool> {
+    /// An older point that some destination still lacks comes first; if it cannot be finished now, the newer point matters more. The caller
+    /// has occupied the server.
+    pub(crate) async fn finish_older(&self, policy: &Policy, server: &ServerName) -> Result<()> {
+        if let Some(run) = self.open_run(&policy.name, server).await?
+            && self.execute(run).await?.outcome != RunOutcome::Done
+        {
+            self.abandon(&policy.name, server).await?;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn was_lost(&self, report: &RunReport) -> Result<bool> {
         let run: Option<RunRecord> = ledger::get(&*self.ledger, Tree::Runs, report.run.as_str()).await?;
         Ok(run.is_some_and(|run| run.lost))
     }
@@ -231,10 +244,15 @@ impl Engine {
     /// Leaves a run open to be tried again: after a wait that doubles each time, so that a place that is down for a minute and one that is down
     /// for an hour are both met.
     async fn park(&self, run: &mut RunRecord) -> Result<()> {
-        let doubled = self.settings.retry_first.saturating_mul(1 << (run.attempts.saturating_sub(1)).min(16));
-        let wait = SignedDuration::try_from(doubled.min(self.settings.retry_longest)).unwrap_or(SignedDuration::MAX);
-        run.next_try = self.now().checked_add(wait).ok();
+        run.next_try = self.next_try(run.attempts);
         self.save_run(run).await
+    }
+
+    /// When something is tried again after so many attempts.
+    pub(crate) fn next_try(&self, attempts: u32) -> Option<Timestamp> {
+        let doubled = self.settings.retry_first.saturating_mul(1 << attempts.saturating_sub(1).min(16));
+        let wait = SignedDuration::try_from(doubled.min(self.settings.retry_longest)).unwrap_or(SignedDuration::MAX);
+        self.now().checked_add(wait).ok()
     }
 
     /// No capture: try again later if that may help, with the same token; else the run is over.

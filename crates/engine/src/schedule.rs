@@ -8,7 +8,7 @@ use crate::calendar::{Calendar, Due};
 use crate::engine::busy_name;
 use crate::ledger::{self, Batch, Tree};
 use crate::records::{OccurrenceRecord, RunKind, RunRecord, RunState, policy_key};
-use crate::{Engine, Event, Problem, RunOutcome, RunsReport};
+use crate::{Engine, Event, Problem, RunsReport};
 
 impl Engine {
     /// Runs everything that is due now, once. A server that is seen for the first time waits for its next occurrence. Trouble of one policy is
@@ -20,6 +20,7 @@ impl Engine {
             let due = match (Calendar::new(schedule), self.covered(policy, None).await) {
                 (Ok(calendar), Ok(servers)) => {
                     let mut due = Vec::new();
+                    let (servers, _) = self.unmoved(policy, servers).await?;
                     for server in servers {
                         if let Some(occurrence) = self.occurrence(&calendar, policy, &server.name).await? {
                             due.push((server.name, occurrence));
@@ -42,9 +43,10 @@ impl Engine {
         Ok(report)
     }
 
-    /// Goes on with the runs whose next try has come.
+    /// Goes on with the moves and runs whose next try has come.
     pub async fn retry_due(&self) -> Result<RunsReport> {
         let mut report = RunsReport::default();
+        self.resume_moves(true).await?;
         for run in self.parked().await? {
             if run.next_try.is_some_and(|at| at <= self.now()) {
                 self.recall().await?;
@@ -59,17 +61,20 @@ impl Engine {
 
     /// Open runs that nobody executes now and that are gone on with: restores and drills only to be cleaned up.
     async fn parked(&self) -> Result<Vec<RunRecord>> {
-        let mut runs = self.runs().await?;
+        let (mut runs, moving) = (self.runs().await?, self.moving().await?);
         let resumed =
             |run: &RunRecord| matches!(run.kind, RunKind::Replicate | RunKind::Import) || run.next_try.is_some();
-        runs.retain(|run| run.state == RunState::Open && resumed(run) && !self.is_active(&run.id));
+        runs.retain(|run| {
+            run.state == RunState::Open && resumed(run) && !self.is_active(&run.id) && !moving.contains(&run.id)
+        });
         Ok(runs)
     }
 
     /// When the next run of any policy is due, as far as servers are known, or a parked run is tried again.
     pub async fn next_due(&self) -> Result<Option<Timestamp>> {
         let now = self.now();
-        let mut next = self.parked().await?.into_iter().filter_map(|run| run.next_try).min();
+        let parked = self.parked().await?.into_iter().filter_map(|run| run.next_try);
+        let mut next = parked.chain(self.moves_due().await?).min();
         for policy in self.policies().iter() {
             let Some(calendar) = policy.schedule.as_ref().and_then(|schedule| Calendar::new(schedule).ok()) else {
                 continue;
@@ -122,13 +127,7 @@ impl Engine {
         if record.is_some_and(|record| record.handled >= occurrence) {
             return Ok(None);
         }
-        // an older point that some destination still lacks comes first; if it cannot be finished now, the newer point matters more
-        if let Some(run) = self.open_run(&policy.name, &server).await? {
-            let report = self.execute(run).await?;
-            if report.outcome != RunOutcome::Done {
-                self.abandon(&policy.name, &server).await?;
-            }
-        }
+        self.finish_older(policy, &server).await?;
         let run = self.begin(policy, server.clone());
         let record = OccurrenceRecord { handled: occurrence, run: Some(run.id.clone()) };
         let mut batch = Batch::new();

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use cloud::{Cloud, Resource};
-use model::{Error, Kind, Result, Role, crash, tag};
+use model::{Error, InstanceId, Kind, Result, Role, crash, tag};
 
 use crate::ledger::Batch;
 use crate::observe::Event;
@@ -19,10 +19,11 @@ impl Engine {
     pub async fn sweep(&self) -> Result<SweepReport> {
         self.recall().await?;
         let mut report = SweepReport::default();
+        let moving = self.moving().await?;
         for run in self.runs().await? {
             // a restore or drill that died has nobody who waits for it
             let orphan = matches!(run.kind, crate::RunKind::Restore | crate::RunKind::Drill);
-            if orphan && run.state == RunState::Open && !self.is_active(&run.id) {
+            if orphan && run.state == RunState::Open && !self.is_active(&run.id) && !moving.contains(&run.id) {
                 report.problems.extend(self.clean_up(run).await?);
             }
         }
@@ -121,11 +122,12 @@ impl Engine {
         tagged(tag::OWNER, self.owner.as_str()) && tagged(tag::RUN, run.id.as_str())
     }
 
-    /// The instance of a restore, at the site that it goes to.
-    async fn instance_of(&self, run: &RunRecord) -> Result<Option<Resource>> {
+    /// The instance of a restore at the site that it goes to.
+    pub(crate) async fn instance_of(&self, run: &RunRecord) -> Result<Option<InstanceId>> {
         let Some(site) = &run.site else { return Ok(None) };
         let owned = self.site(site)?.owned().await?;
-        Ok(owned.into_iter().find(|resource| resource.kind == "instance" && self.is_of(resource, run)))
+        let found = owned.into_iter().find(|resource| resource.kind == "instance" && self.is_of(resource, run));
+        found.map(|resource| InstanceId::new(resource.id)).transpose()
     }
 
     /// What keeps a restore open: its launch had begun, its site is slow to show what it has made, and no server is seen yet. The first look
@@ -161,7 +163,7 @@ impl Engine {
         };
         let mut error = Error::new(Kind::Cancelled, format!("{} {} was interrupted", run.kind.name(), run.id));
         if let Some(server) = launched {
-            error = error.because(format!("its server {} was being launched, and was left as it is", server.id));
+            error = error.because(format!("its server {server} was being launched, and was left as it is"));
             self.tell(Event::Warning { run: Some(run.id.clone()), message: error.chain() });
         }
         self.close_short_run(run, RunOutcome::Failed, Some(Problem::from(&error)), Batch::new()).await?;
@@ -169,7 +171,7 @@ impl Engine {
     }
 
     /// Deletes what a restore or drill that died has no more use for. Answers its server, which stays.
-    async fn end_of_dead(&self, run: &mut RunRecord) -> Result<Option<Resource>> {
+    async fn end_of_dead(&self, run: &mut RunRecord) -> Result<Option<InstanceId>> {
         if let Some(unseen) = self.unseen(run).await? {
             return Err(unseen);
         }

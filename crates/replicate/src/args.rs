@@ -1,12 +1,14 @@
 //! What may be typed. Only records; what it means is decided by the commands.
 
 mod look;
+mod moving;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use look::{ConvertArgs, InspectArgs, NbdArgs};
+pub use moving::{FinalArgs, MigrateArgs, MigrateCommand};
 
 /// Keeps servers recoverable anywhere: captures running servers, replicates them across sites and vaults, restores
 /// any of them, and proves it.
@@ -51,8 +53,10 @@ pub enum Command {
     Status,
     /// List restore points and their replicas
     Points(PointsArgs),
-    /// Restore a server, or prove that it can be restored
+    /// Restore a server, move it, or prove that it can be restored
     Restore(RestoreArgs),
+    /// See, confirm or take back what `restore --final` has moved
+    Migrate(MigrateArgs),
     /// Look into a disk image or a point without booting it
     Inspect(InspectArgs),
     /// Write a disk image in another format
@@ -229,6 +233,9 @@ pub struct RestoreArgs {
     /// Boot it on an isolated network, check it, measure, sign a proof, destroy it
     #[arg(long, conflicts_with_all = ["format", "disk", "launch", "no_launch", "name"])]
     pub drill: bool,
+    /// A move
+    #[command(flatten)]
+    pub last: FinalArgs,
 }
 
 /// How bytes come to a site.

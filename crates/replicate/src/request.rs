@@ -2,9 +2,9 @@
 //! the daemon. The person at the terminal sees no difference.
 
 use engine::{
-    AdoptReport, DrillReport, DrillRequest, Engine, ImportRequest, PlanReport, PointReport, Problem, PruneReport,
-    PruneRequest, RestoreReport, RestoreRequest, RunOutcome, RunReport, RunRequest, RunsReport, ServerReport,
-    StatusReport, SweepReport, VerifyReport, VerifyRequest,
+    AdoptReport, DrillReport, DrillRequest, Engine, ImportRequest, MoveEnd, MoveReport, MoveRequest, PlanReport,
+    PointReport, Problem, PruneReport, PruneRequest, RestoreReport, RestoreRequest, RunOutcome, RunReport, RunRequest,
+    RunsReport, ServerReport, StatusReport, SweepReport, VerifyReport, VerifyRequest,
 };
 use model::{PolicyName, Result, ServerName, SiteName};
 use serde::{Deserialize, Serialize};
@@ -42,6 +42,17 @@ pub enum Request {
     Restore(RestoreRequest),
     /// A drill.
     Drill(DrillRequest),
+    /// A move.
+    Move(MoveRequest),
+    /// All moves.
+    Moves,
+    /// A move is confirmed or taken back.
+    EndMove {
+        /// Of which server.
+        server: ServerName,
+        /// How.
+        end: MoveEnd,
+    },
     /// A scrub.
     Verify(VerifyRequest),
     /// Retention.
@@ -72,6 +83,10 @@ pub enum Response {
     Restore(RestoreReport),
     /// A drill.
     Drill(Box<DrillReport>),
+    /// A move.
+    Move(Box<MoveReport>),
+    /// All moves.
+    Moves(Vec<MoveReport>),
     /// A scrub.
     Verify(VerifyReport),
     /// Retention.
@@ -85,7 +100,7 @@ pub enum Response {
 impl Request {
     /// Whether it can take long and show progress.
     pub fn is_long(&self) -> bool {
-        !matches!(self, Self::Servers { .. } | Self::Plan { .. } | Self::Status | Self::Points { .. })
+        !matches!(self, Self::Servers { .. } | Self::Plan { .. } | Self::Status | Self::Points { .. } | Self::Moves)
     }
 
     /// Whether an event of another request's run is none of this one's business: `what` as in
@@ -97,6 +112,8 @@ impl Request {
             Self::Import(import) => what == "import" && import.server == *server,
             Self::Restore(restore) => what == "restore" && restore.choice.server == *server,
             Self::Drill(drill) => what == "drill" && drill.choice.server == *server,
+            Self::Move(moved) => matches!(what, "move" | "replicate" | "restore") && moved.server == *server,
+            Self::EndMove { server: moved, .. } => what == "move" && moved == server,
             _ => false,
         }
     }
@@ -106,7 +123,9 @@ impl Request {
         use model::Kind;
         match (kind, self) {
             (Kind::NotFound, Self::Restore(_) | Self::Drill(_)) => exit::NO_POINT,
-            (Kind::Exists, Self::Run(_) | Self::RunDue | Self::Drill(_)) => exit::ALREADY_RUNNING,
+            (Kind::Exists, Self::Run(_) | Self::RunDue | Self::Drill(_) | Self::EndMove { .. }) => {
+                exit::ALREADY_RUNNING
+            }
             (Kind::NotFound, _) => exit::FAILED,
             _ => exit::of_kind(kind),
         }
@@ -130,8 +149,9 @@ impl Response {
             Self::Runs(runs) => outcome(runs.outcome()),
             Self::Import(run) => outcome(run.outcome),
             Self::Status(status) => part(&status.problems),
-            Self::Points(_) | Self::Restore(_) => exit::DONE,
+            Self::Points(_) | Self::Restore(_) | Self::Moves(_) => exit::DONE,
             Self::Drill(drill) => of(drill.passed),
+            Self::Move(moved) => of(moved.record.problem.is_none()),
             Self::Verify(report) => of(report.is_good()),
             Self::Prune(report) => part(&report.problems),
             Self::Sweep(report) => part(&report.problems),
@@ -155,6 +175,9 @@ pub async fn execute(engine: &Engine, request: &Request) -> Result<Response> {
         Request::Points { server } => Response::Points(engine.points(server.as_ref()).await?),
         Request::Restore(restore) => Response::Restore(engine.restore(restore).await?),
         Request::Drill(drill) => Response::Drill(Box::new(engine.drill(drill).await?)),
+        Request::Move(moved) => Response::Move(Box::new(engine.migrate(moved).await?)),
+        Request::Moves => Response::Moves(engine.moves().await?),
+        Request::EndMove { server, end } => Response::Move(Box::new(engine.end_move(server, *end).await?)),
         Request::Verify(verify) => Response::Verify(engine.verify(verify).await?),
         Request::Prune(prune) => Response::Prune(engine.prune(prune).await?),
         Request::Sweep => Response::Sweep(engine.sweep().await?),

@@ -69,6 +69,11 @@ fn advised(error: Error, request: &Request) -> Error {
             .because("the run is parked: what is stored so far stays")
             .hint("go on where it stopped with `replicate run --due`"),
         Request::Import(_) => error.hint("what is stored so far is used again when you repeat the import"),
+        Request::Move(moved) => error.because("the move stands where it was; its server may be off").hint(format!(
+            "give the same command again to go on, or go back with `replicate migrate rollback {}`",
+            moved.server
+        )),
+        Request::EndMove { .. } => error.hint("give the same command again"),
         Request::Restore(_) | Request::Drill(_) => {
             error.hint("repeat the restore, or remove what it left with `replicate sweep`")
         }

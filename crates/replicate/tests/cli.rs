@@ -60,6 +60,23 @@ fn refusals() {
 }
 
 #[test]
+fn moving() {
+    let world = World::new();
+    story(
+        "moving",
+        &world,
+        &[
+            &["migrate", "status"],
+            &["migrate", "confirm", "web-1"],
+            &["restore", "web-1", "--to", "here", "--final"],
+            &["restore", "web-1", "--to", "dr", "--final", "--stop-limit", "soon"],
+            &["restore", "web-1", "--to", "dr", "--force"],
+            &["migrate", "rollback", "--help"],
+        ],
+    );
+}
+
+#[test]
 fn life() {
     let world = World::new();
     story(

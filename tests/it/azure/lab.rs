@@ -154,6 +154,10 @@ impl Probe for Conforms {
         self.server.clone()
     }
 
+    fn may_switch(&self) -> bool {
+        true
+    }
+
     fn may_launch(&self) -> bool {
         true
     }

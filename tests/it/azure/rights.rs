@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use cloud::{Cloud, CopyRequest, CopyState, LaunchOptions, Network, Outcome, RetryOptions, Retrying};
+use cloud::{Cloud, CopyRequest, CopyState, LaunchOptions, Network, Outcome, Power, RetryOptions, Retrying, Stop};
 use cloud_azure::compute::{AzureConfig, AzureSite};
 use disk::LEAF;
 use model::{DiskName, ImageId, ImageOptions, Kind, PointDisk, RestorePoint, Role, ServerName, SiteName};
@@ -192,6 +192,18 @@ async fn restore_launches_and_takes_down() {
     target.destroy(&instance.id).await.unwrap();
     fits(&lab, "restore").await;
     nothing_left(&lab, &[&format!("snapshot {image}")]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_mover_switches_servers() {
+    let lab = lab(false, true).await;
+    let (name, _) = server(&lab, &lab.site(), "web-1").await;
+    let (site, _) = sites(&lab, "mover", &role("mover")).await;
+    let switch = site.switch().unwrap();
+    switch.stop(&name, Stop { limit: std::time::Duration::from_secs(60), force: false }).await.unwrap();
+    assert_eq!(site.source().unwrap().describe(&name).await.unwrap().power, Power::Off);
+    switch.start(&name).await.unwrap();
+    fits(&lab, "mover").await;
 }
 
 /// No right is there for nothing: without any of them its part of the work is refused.

@@ -76,6 +76,10 @@ impl Probe for Suite {
         Some(name(self.0))
     }
 
+    fn may_switch(&self) -> bool {
+        true
+    }
+
     fn limit(&self) -> Duration {
         LIMIT
     }

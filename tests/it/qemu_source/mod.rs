@@ -4,7 +4,7 @@
 //! raw and qcow2, filters and jobs, restarts. `live` boots Debian, which writes all the time and has an agent.
 //! `off` captures servers that do not run. `death` kills captures of all sorts at every point.
 
-mod bench;
+pub mod bench;
 mod death;
 mod live;
 mod off;

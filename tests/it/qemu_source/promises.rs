@@ -37,6 +37,10 @@ impl Probe for Machine {
         Some(ServerName::new("pair").unwrap())
     }
 
+    fn may_switch(&self) -> bool {
+        true
+    }
+
     fn limit(&self) -> Duration {
         Duration::from_secs(60)
     }

@@ -49,7 +49,7 @@ pub(super) async fn find(clients: &Clients, tags: &Tags) -> Result<Option<String
     Ok(found.iter().find(alive).and_then(|it| it.instance_id().map(str::to_owned)))
 }
 
-async fn show(clients: &Clients, id: &str) -> Result<ec2::Instance> {
+pub(super) async fn show(clients: &Clients, id: &str) -> Result<ec2::Instance> {
     let operation = || format!("cannot find instance {id}");
     let answer = clients.ec2.describe_instances().instance_ids(id).send().await;
     let answer = answer.map_err(|error| classify(operation(), error))?;

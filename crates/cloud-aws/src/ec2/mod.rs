@@ -25,6 +25,7 @@ mod records;
 mod relay;
 mod snapshot;
 mod source;
+mod switch;
 mod target;
 mod wait;
 mod write;
@@ -33,7 +34,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use cloud::{Cloud, Peer, Relay, Resource, Source, Target};
+use cloud::{Cloud, Peer, Relay, Resource, Source, Switch, Target};
 use model::{Clock, Result, SiteName};
 use tokio::sync::OnceCell;
 
@@ -76,6 +77,10 @@ impl Cloud for AwsSite {
     }
 
     fn source(&self) -> Option<&dyn Source> {
+        Some(self)
+    }
+
+    fn switch(&self) -> Option<&dyn Switch> {
         Some(self)
     }
 

@@ -90,6 +90,10 @@ impl Probe for Conforms<'_> {
         (!self.volumes.is_empty()).then(|| ServerName::new("web-1").unwrap())
     }
 
+    fn may_switch(&self) -> bool {
+        true
+    }
+
     fn may_launch(&self) -> bool {
         true
     }

@@ -28,7 +28,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
-use cloud::{Cloud, Relay, Resource, Source, Target};
+use cloud::{Cloud, Relay, Resource, Source, Switch, Target};
 use model::{Result, SiteName};
 
 pub use access::settle;
@@ -98,6 +98,10 @@ impl Cloud for AzureSite {
     }
 
     fn source(&self) -> Option<&dyn Source> {
+        Some(self)
+    }
+
+    fn switch(&self) -> Option<&dyn Switch> {
         Some(self)
     }
 

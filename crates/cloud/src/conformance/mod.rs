@@ -12,6 +12,7 @@ mod options;
 mod register;
 mod relay;
 mod sweep;
+mod switch;
 mod tags;
 #[cfg(test)]
 mod tests;
@@ -70,6 +71,11 @@ pub trait Probe: Send + Sync {
     /// A server that may be captured.
     fn server(&self) -> Option<ServerName> {
         None
+    }
+
+    /// Whether the server may be switched off and on.
+    fn may_switch(&self) -> bool {
+        false
     }
 
     /// Whether an instance may be launched.
@@ -152,6 +158,7 @@ pub async fn source(cloud: &dyn Cloud, probe: &dyn Probe) -> Vec<Finding> {
     tokens::source(&bench).await;
     tags::source(&bench).await;
     changed::check(&bench).await;
+    switch::check(&bench).await;
     bench.clean_up().await;
     bench.into_findings()
 }

@@ -31,6 +31,10 @@ impl Probe for Hands {
         Some(server())
     }
 
+    fn may_switch(&self) -> bool {
+        true
+    }
+
     fn may_launch(&self) -> bool {
         true
     }
@@ -154,6 +158,12 @@ fn mutants() -> Vec<(&'static str, Promise)> {
         ("copy", P::NotFoundTold),
         ("state", P::NotFoundTold),
         ("commit", P::RoleKept),
+        ("stop", P::Switched),
+        ("stop", P::AbsentIsSuccess),
+        ("stop", P::NotFoundTold),
+        ("stop", P::Bytes),
+        ("start", P::Switched),
+        ("start", P::AbsentIsSuccess),
     ]
 }
 

@@ -98,6 +98,8 @@ pub enum Promise {
     HiddenListed,
     /// A site that cannot be copied from is refused.
     StrangerRefused,
+    /// A server that is said to be off is off, and one that is said to be on is on.
+    Switched,
 }
 
 /// One fault: the `nth` call (from 1) of an operation, and the `times - 1` after it.

@@ -67,15 +67,7 @@ impl MemoryCloud {
         if machine.frozen.is_some() {
             return Err(Error::new(Kind::Transient, operation()).because("its file systems are frozen"));
         }
-        let bytes = machine.disks.get_mut(disk).ok_or_else(|| Error::new(Kind::NotFound, operation()))?;
-        if !bytes.holds(offset, data.len() as u64) {
-            return Err(Error::new(Kind::Invalid, operation()).because("the range ends behind the disk"));
-        }
-        bytes.write(offset, data);
-        for map in machine.tracked.values_mut().filter_map(|maps| maps.get_mut(disk)) {
-            mark(map, offset, data.len() as u64);
-        }
-        Ok(())
+        machine.write(disk, offset, data).map_err(|error| error.within(operation()))
     }
 
     /// Reads a server's disk as it is now.
@@ -114,6 +106,28 @@ impl MemoryCloud {
         let machine = inner.server(server)?;
         (machine.power, machine.clean) = (power, true);
         Ok(())
+    }
+
+    /// Whether the server runs.
+    pub fn is_on(&self, server: &ServerName) -> bool {
+        locked(&self.state.inner).servers.get(server).is_some_and(|machine| machine.power == Power::On)
+    }
+
+    /// Lets a server's system not shut down when it is asked to.
+    pub fn set_stubborn(&self, server: &ServerName, stubborn: bool) -> Result<()> {
+        self.edit().server(server)?.stubborn = stubborn;
+        Ok(())
+    }
+
+    /// What a server's system writes while it shuts down.
+    pub fn set_last_words(&self, server: &ServerName, disk: &DiskName, offset: u64, data: &[u8]) -> Result<()> {
+        self.edit().server(server)?.last_words = Some((disk.clone(), offset, data.to_vec()));
+        Ok(())
+    }
+
+    /// Makes it a cloud whose servers cannot be switched.
+    pub fn take_switch(&self) {
+        self.edit().no_switch = true;
     }
 
     /// Kills a server: it is off, its change maps are lost, captures of it can no longer be read.

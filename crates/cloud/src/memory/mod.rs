@@ -12,6 +12,7 @@ mod relay;
 mod source;
 mod state;
 mod stream;
+mod switch;
 mod target;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -30,7 +31,7 @@ pub use fault::{Fault, Hit, Promise, Rule};
 
 pub use target::IMAGE_OPTIONS;
 
-use crate::{Cloud, Relay, Resource, Source, Target};
+use crate::{Cloud, Relay, Resource, Source, Switch, Target};
 use fault::{Entered, Faults};
 use keep::Folder;
 use state::Inner;
@@ -173,6 +174,10 @@ impl Cloud for MemoryCloud {
 
     fn source(&self) -> Option<&dyn Source> {
         Some(self)
+    }
+
+    fn switch(&self) -> Option<&dyn Switch> {
+        (!locked(&self.state.inner).no_switch).then_some(self as &dyn Switch)
     }
 
     fn target(&self) -> Option<&dyn Target> {

@@ -10,7 +10,7 @@ use model::{
 use serde::{Deserialize, Serialize};
 
 use super::boot::BootScript;
-use super::bytes::{ChangeMap, SparseDisk};
+use super::bytes::{ChangeMap, SparseDisk, mark};
 use crate::{Capture, Network, Power, Resource};
 
 /// A server.
@@ -29,6 +29,10 @@ pub(super) struct Machine {
     pub(super) tracked: BTreeMap<Cursor, BTreeMap<DiskName, ChangeMap>>,
     /// Cursors whose change map is gone, and why.
     pub(super) lost: BTreeMap<Cursor, String>,
+    /// Whether its system does not shut down when it is asked to.
+    pub(super) stubborn: bool,
+    /// What its system writes while it shuts down.
+    pub(super) last_words: Option<(DiskName, u64, Vec<u8>)>,
 }
 
 impl Machine {
@@ -45,7 +49,23 @@ impl Machine {
             disks,
             tracked: BTreeMap::new(),
             lost: BTreeMap::new(),
+            stubborn: false,
+            last_words: None,
         }
+    }
+
+    /// The guest writes; what lies behind the disk's end is refused.
+    pub(super) fn write(&mut self, disk: &DiskName, offset: u64, data: &[u8]) -> Result<()> {
+        let operation = || format!("cannot write to disk {disk}");
+        let bytes = self.disks.get_mut(disk).ok_or_else(|| Error::new(Kind::NotFound, operation()))?;
+        if !bytes.holds(offset, data.len() as u64) {
+            return Err(Error::new(Kind::Invalid, operation()).because("the range ends behind the disk"));
+        }
+        bytes.write(offset, data);
+        for map in self.tracked.values_mut().filter_map(|maps| maps.get_mut(disk)) {
+            mark(map, offset, data.len() as u64);
+        }
+        Ok(())
     }
 
     /// Forgets all change maps, as a killed hypervisor does.
@@ -150,6 +170,8 @@ pub(super) struct Inner {
     pub(super) copies: Copies,
     /// What hooks were asked for, in order.
     pub(super) hooks: Vec<Vec<String>>,
+    /// Whether servers cannot be switched.
+    pub(super) no_switch: bool,
 }
 
 impl Inner {

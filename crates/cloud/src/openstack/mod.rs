@@ -44,7 +44,7 @@ pub use target::OPTIONS as IMAGE_OPTIONS;
 use self::http::Client;
 use self::pipe::Pipes;
 use self::target::Scratch;
-use crate::{Cloud, Relay, Resource, Source, Target};
+use crate::{Cloud, Relay, Resource, Source, Switch, Target};
 
 /// How a site of kind `openstack` is set up.
 #[derive(Debug, Clone)]
@@ -96,6 +96,10 @@ impl Cloud for OpenStackSite {
     }
 
     fn source(&self) -> Option<&dyn Source> {
+        Some(self)
+    }
+
+    fn switch(&self) -> Option<&dyn Switch> {
         Some(self)
     }
 

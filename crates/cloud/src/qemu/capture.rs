@@ -21,6 +21,7 @@ use super::freeze::Frozen;
 use super::guest::PREFIX;
 use super::inventory::{Found, examine};
 use super::plan::{plan, warnings};
+use super::power::Standing;
 use super::qmp::Qmp;
 use super::session::{Method, Record, Session, key, owner_hash};
 use super::sidecar::Sidecar;
@@ -139,7 +140,7 @@ impl Taking<'_> {
     /// Runs the hook before the freeze; whether there is one.
     async fn before(&mut self, session: &mut Session) -> Result<bool> {
         let consistent = &self.request.consistent;
-        if consistent.level != Consistency::Application {
+        if consistent.level != Consistency::Application || self.found.standing != Standing::Runs {
             return Ok(false);
         }
         if consistent.hook.before.is_empty() {
@@ -194,16 +195,22 @@ impl Taking<'_> {
             self.degrade(Consistency::Filesystem, "the guest thawed by itself before the cut was made")?;
             frozen = None;
         }
-        let level = match (frozen.is_some(), hooked) {
-            (true, true) => Consistency::Application,
-            (true, false) => Consistency::Filesystem,
-            (false, _) => Consistency::Crash,
+        let wanted = self.request.consistent.level;
+        if self.found.standing == Standing::Cut && wanted > Consistency::Crash {
+            self.degrade(wanted, "the guest's power was cut")?;
+        }
+        let level = match (self.found.standing, frozen.is_some(), hooked) {
+            // everything that ran has ended in order, and its file systems with it
+            (Standing::ShutDown, ..) => wanted,
+            (_, true, true) => Consistency::Application,
+            (_, true, false) => Consistency::Filesystem,
+            (_, false, _) => Consistency::Crash,
         };
         Ok((taken_at, level))
     }
 
     async fn freeze(&mut self, session: &mut Session, limit: Duration) -> Result<Option<Frozen>> {
-        if self.request.consistent.level < Consistency::Filesystem {
+        if self.request.consistent.level < Consistency::Filesystem || self.found.standing != Standing::Runs {
             return Ok(None);
         }
         let Some(agent) = session.agent.clone() else {

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::QemuSite;
 use super::guest::{Blocks, Device, list, property, text};
+use super::power::{Standing, standing};
 use super::qmp::Qmp;
 use super::sidecar::{Sidecar, SidecarFirmware};
 use crate::{Power, Server};
@@ -19,7 +20,7 @@ const LONGEST_VARIABLES: u64 = 8 << 20;
 /// The name that qemu-ga's channel has.
 const AGENT_CHANNEL: &str = "org.qemu.guest_agent.0";
 
-/// A running guest as it was found.
+/// A guest as it was found in its QEMU, running or shut down.
 #[derive(Debug)]
 pub(super) struct Found {
     pub(super) machine: MachineSpec,
@@ -27,6 +28,7 @@ pub(super) struct Found {
     /// The disks in boot order, with their names.
     pub(super) disks: Vec<(DiskName, Device)>,
     pub(super) agent: Option<PathBuf>,
+    pub(super) standing: Standing,
 }
 
 impl QemuSite {
@@ -81,7 +83,8 @@ pub(super) async fn look(name: &ServerName, socket: &Path) -> Result<Server> {
     match Qmp::connect(socket).await {
         Ok(mut qmp) => {
             let found = examine(&mut qmp, sidecar.as_ref()).await?;
-            Ok(Server { name: name.clone(), power: Power::On, machine: found.machine })
+            let power = if found.standing == Standing::Runs { Power::On } else { Power::Off };
+            Ok(Server { name: name.clone(), power, machine: found.machine })
         }
         Err(error) if error.kind() == Kind::NotFound => {
             let sidecar = sidecar.ok_or_else(|| {
@@ -152,7 +155,7 @@ pub(super) async fn examine(qmp: &mut Qmp, sidecar: Option<&Sidecar>) -> Result<
     };
     let agent = sidecar.and_then(|sidecar| sidecar.agent.clone()).or(agent);
     let disks = disks.into_iter().map(|(_, name, device, _)| (name, device)).collect();
-    Ok(Found { machine, blocks, disks, agent })
+    Ok(Found { machine, blocks, disks, agent, standing: standing(qmp).await? })
 }
 
 /// The machine of a server that is off, by its sidecar.

@@ -18,6 +18,7 @@ pub mod nbd;
 mod offline;
 mod owned;
 mod plan;
+mod power;
 pub mod qmp;
 mod release;
 mod scratch;
@@ -36,7 +37,7 @@ use model::{Clock, Result, SiteName};
 
 pub use target::{Accelerator, IMAGE_OPTIONS, TargetConfig};
 
-use crate::{Cloud, Resource, Source, Target};
+use crate::{Cloud, Resource, Source, Switch, Target};
 
 /// How a site of kind `qemu` is set up.
 #[derive(Debug, Clone)]
@@ -100,6 +101,10 @@ impl Cloud for QemuSite {
     }
 
     fn source(&self) -> Option<&dyn Source> {
+        Some(self)
+    }
+
+    fn switch(&self) -> Option<&dyn Switch> {
         Some(self)
     }
 

@@ -1,12 +1,12 @@
-//! The role [`Source`] of a QEMU host.
+//! The roles [`Source`] and [`Switch`] of a QEMU host.
 
 use async_trait::async_trait;
 use disk::DiskRead;
 use model::{DiskName, Result, ServerName};
 
 use super::capture::{self, session_of, shielded};
-use super::{QemuSite, export, inventory, release};
-use crate::{Capture, CaptureRequest, Outcome, Server, Source};
+use super::{QemuSite, export, inventory, power, release};
+use crate::{Capture, CaptureRequest, Outcome, Server, Source, Stop, Switch};
 
 #[async_trait]
 impl Source for QemuSite {
@@ -31,5 +31,16 @@ impl Source for QemuSite {
         let (site, session) = (self.clone(), session_of(capture)?);
         let what = format!("release capture {}", capture.id);
         shielded(&what, async move { release::release(&site, &session, outcome).await }).await
+    }
+}
+
+#[async_trait]
+impl Switch for QemuSite {
+    async fn stop(&self, server: &ServerName, stop: Stop) -> Result<()> {
+        shielded(&format!("stop server {server}"), power::stop(self.clone(), server.clone(), stop)).await
+    }
+
+    async fn start(&self, server: &ServerName) -> Result<()> {
+        shielded(&format!("start server {server}"), power::start(self.clone(), server.clone())).await
     }
 }

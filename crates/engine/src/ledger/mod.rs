@@ -5,7 +5,7 @@
 //! read): `meta/owner`, `runs/<run>`, `journal/<run>/<step>`, `points/<server>/<point>`,
 //! `replicas/<point>/<place>`, `cursors/<policy>/<server>`, `proofs/<server>/<run>`, `occurrences/<policy>/<server>`,
 //! `holds/<point>/<run>`, `tombstones/<point>/<place>`,
-//! `scrubs/<vault>/<pack>`.
+//! `scrubs/<vault>/<pack>`, `moves/<move>`.
 
 mod memory;
 mod open;
@@ -49,11 +49,13 @@ pub enum Tree {
     Tombstones,
     /// When packs of vaults were last read back.
     Scrubs,
+    /// Moves of servers, and with them the marks of their sources.
+    Moves,
 }
 
 impl Tree {
     /// All trees.
-    pub const ALL: [Tree; 11] = [
+    pub const ALL: [Tree; 12] = [
         Tree::Meta,
         Tree::Runs,
         Tree::Journal,
@@ -65,6 +67,7 @@ impl Tree {
         Tree::Holds,
         Tree::Tombstones,
         Tree::Scrubs,
+        Tree::Moves,
     ];
 
     /// Its stored name.
@@ -81,6 +84,7 @@ impl Tree {
             Tree::Holds => "holds",
             Tree::Tombstones => "tombstones",
             Tree::Scrubs => "scrubs",
+            Tree::Moves => "moves",
         }
     }
 }

@@ -10,8 +10,8 @@ use cloud::memory::MemoryCloud;
 use cloud::{Cloud, Target};
 use engine::ledger::{Ledger, SledLedger};
 use engine::{
-    Archive, CheckScope, Choice, DrillRequest, Engine, FileFormat, ImportRequest, Parts, PruneRequest, RestoreRequest,
-    RestoreTo, RunOutcome, RunRequest, Settings, Silent, VerifyRequest,
+    Archive, CheckScope, Choice, DrillRequest, Engine, FileFormat, ImportRequest, MoveStage, Parts, PruneRequest,
+    RestoreRequest, RestoreTo, RunOutcome, RunRequest, Settings, Silent, VerifyRequest,
 };
 use model::{Arch, Clock, Destination, Firmware, ImageOptions, Kind, ManualClock, Role, ServerName, VaultName, Via};
 use secrecy::SecretString;
@@ -144,6 +144,9 @@ impl Kept {
                 };
                 assert_eq!(self.engine.import(&request).await.unwrap().outcome, RunOutcome::Done);
             }
+            "move" => {
+                self.engine.migrate(&crate::moves::request()).await.unwrap();
+            }
             "adopt" => {
                 self.engine.adopt().await.unwrap();
             }
@@ -172,6 +175,7 @@ impl Kept {
             assert!(owned.iter().all(|resource| resource.role == Role::Replica), "left: {owned:?}");
         }
         match of.as_str() {
+            "move" => return self.moved().await,
             // the next prune finishes what this one had begun to delete
             "prune" => {
                 self.engine.prune(&PruneRequest::default()).await.unwrap();
@@ -211,6 +215,27 @@ impl Kept {
         }
         let images = self.zone.images().await.unwrap();
         assert!(images.iter().all(|(image, _)| self.zone.dress(image).unwrap().1), "an image lost its protection");
+    }
+}
+
+impl Kept {
+    /// Either the move had not begun, or it was finished: one of the two servers runs, with every byte.
+    async fn moved(&self) {
+        let moves = self.engine.moves().await.unwrap();
+        let on = (self.lab.is_on(&server()), self.remote.is_on(&server()));
+        match moves.as_slice() {
+            [] => assert_eq!(on, (true, false)),
+            [one] => {
+                assert_eq!((one.record.stage, on), (MoveStage::Moved, (false, true)), "{one:?}");
+                for name in ["vda", "vdb"] {
+                    let read = |cloud: &MemoryCloud| cloud.read(&server(), &disk(name), 0, 2 * HALF as usize).unwrap();
+                    assert!(read(&self.lab) == read(&self.remote), "{name} differs");
+                }
+                let owned = self.remote.owned().await.unwrap();
+                assert_eq!(owned.iter().filter(|resource| resource.kind == "instance").count(), 1);
+            }
+            many => panic!("{many:?}"),
+        }
     }
 }
 
@@ -359,6 +384,11 @@ fn an_import_survives_kills() {
 #[test]
 fn an_adoption_survives_kills() {
     sweep("adopt");
+}
+
+#[test]
+fn a_move_survives_kills() {
+    sweep("move");
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod archive;
 mod crash;
 mod house;
 mod kill;
+mod moves;
 mod options;
 mod relay;
 mod relay_crash;

@@ -23,6 +23,7 @@ enum Scenario {
     Restore,
     Drill,
     Prune,
+    Move,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -62,6 +63,9 @@ async fn act(house: &House, scenario: Scenario) {
         Scenario::Prune => {
             engine.prune(&PruneRequest::default()).await.unwrap();
         }
+        Scenario::Move => {
+            engine.migrate(&crate::moves::request()).await.unwrap();
+        }
     }
 }
 
@@ -89,6 +93,7 @@ async fn state(house: &House) -> BTreeSet<String> {
         Tree::Journal,
         Tree::Proofs,
         Tree::Runs,
+        Tree::Moves,
     ] {
         for (key, bytes) in house.ledger.scan_raw(tree, "").await.unwrap() {
             let body = bytes.iter().position(|byte| *byte == b'\n').unwrap() + 1;
@@ -99,6 +104,12 @@ async fn state(house: &House) -> BTreeSet<String> {
             match tree {
                 // signed over instants: that there is one is what counts
                 Tree::Proofs => value = Value::Null,
+                // how long the new server took to come up
+                Tree::Moves => {
+                    for field in ["attempts", "rungs"] {
+                        value.as_object_mut().unwrap().remove(field);
+                    }
+                }
                 // what the guards saw is told as they saw it, and the replica was gone by then
                 // as is whether an image that is gone was protected
                 Tree::Tombstones => {
@@ -136,7 +147,7 @@ async fn state(house: &House) -> BTreeSet<String> {
 
 fn numbered(lines: Vec<String>) -> BTreeSet<String> {
     let id = Regex::new(r"\d{8}T\d{6}Z-[0-9a-f]{8}").unwrap();
-    let image = Regex::new(r#""(image)":"[^"]*""#).unwrap();
+    let image = Regex::new(r#""(image|instance)":"[^"]*""#).unwrap();
     let ids: BTreeSet<String> =
         lines.iter().flat_map(|line| id.find_iter(line).map(|found| found.as_str().to_owned())).collect();
     let number: BTreeMap<String, usize> = ids.into_iter().zip(0..).collect();
@@ -199,8 +210,10 @@ async fn twice(scenario: Scenario, n: u64, forget: Forget, broken: bool, commits
         }
     };
     let commits = states.len() - 1;
-    if step.is_none() {
-        return Some(Twice { commits, step, differs: Vec::new() });
+    // what comes before a move has begun is a usual run, which the command given again makes once more
+    let unbegun = scenario == Scenario::Move && house.ledger.scan_raw(Tree::Moves, "").await.unwrap().is_empty();
+    if step.is_none() || unbegun {
+        return Some(Twice { commits, step: None, differs: Vec::new() });
     }
     if broken {
         house.lab.inject(Rule::always("*", Fault::Break(Promise::SameToken)));
@@ -251,6 +264,14 @@ async fn every_step_of_a_restore() {
 #[tokio::test(start_paused = true)]
 async fn every_step_of_a_drill() {
     assert!(sweep(Scenario::Drill).await.contains("launch"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_step_of_a_move() {
+    let steps = sweep(Scenario::Move).await;
+    for step in ["capture", "register", "restore-image", "launch"] {
+        assert!(steps.iter().any(|name| name.contains(step)), "{step} is not among {steps:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,6 +9,7 @@ mod import;
 mod init;
 mod inspect;
 mod key;
+mod migrate;
 mod nbd;
 mod point;
 mod points;
@@ -126,6 +127,7 @@ async fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Status => context.answer(&context.settings()?, Request::Status).await,
         Command::Points(args) => points::run(context, args).await,
         Command::Restore(args) => restore::run(context, args).await,
+        Command::Migrate(args) => migrate::run(context, args).await,
         Command::Inspect(args) => inspect::run(context, args).await,
         Command::Convert(args) => convert::run(context, args).await,
         Command::Nbd(args) => nbd::run(context, args).await,

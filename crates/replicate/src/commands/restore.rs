@@ -1,13 +1,13 @@
 //! `replicate restore`: a server from its newest verified point, to a site or a file; with `--drill`, the proof that
-//! it can be done.
+//! it can be done; with `--final`, a move of it.
 
 use std::path::Path;
 
-use engine::{Choice, DrillRequest, FileFormat, RestoreRequest, RestoreTo};
+use engine::{Choice, DrillRequest, FileFormat, MoveRequest, RestoreRequest, RestoreTo};
 use jiff::Timestamp;
 use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
-use model::{Clock, DiskName, Error, Kind, PointId, Result, ServerName, Via};
+use model::{Clock, DiskName, Error, Kind, PointId, PolicyName, Result, ServerName, Via};
 
 use super::import::format_of;
 use super::{Context, Outcome, absolute, place, site};
@@ -16,19 +16,24 @@ use crate::config::{Settings, duration};
 use crate::request::Request;
 use crate::wiring::SystemClock;
 
-/// Restores or drills.
+/// Restores, drills or moves.
 pub async fn run(context: &Context, args: RestoreArgs) -> Outcome {
     let settings = context.settings()?;
+    let via = match args.via {
+        None => Via::Auto,
+        Some(ViaArg::Relay) => Via::Relay,
+        Some(ViaArg::Blocks) => Via::Blocks,
+    };
+    if args.last.last {
+        let request = Request::Move(moved(&settings, &args, via)?);
+        return context.answer(&settings, request).await;
+    }
     let choice = Choice {
         server: ServerName::new(args.server.clone())?,
         at: args.at.as_deref().map(|text| when(text, SystemClock.now())).transpose()?,
         point: args.point.clone().map(PointId::new).transpose()?,
         from: args.from.as_deref().map(|text| place(&settings, text)).transpose()?,
-        via: match args.via {
-            None => Via::Auto,
-            Some(ViaArg::Relay) => Via::Relay,
-            Some(ViaArg::Blocks) => Via::Blocks,
-        },
+        via,
     };
     let request = if args.drill {
         let site = args.to.as_deref().map(|name| site(&settings, name)).transpose()?;
@@ -37,6 +42,21 @@ pub async fn run(context: &Context, args: RestoreArgs) -> Outcome {
         Request::Restore(RestoreRequest { choice, to: to(&settings, &args)? })
     };
     context.answer(&settings, request).await
+}
+
+fn moved(settings: &Settings, args: &RestoreArgs, via: Via) -> Result<MoveRequest> {
+    let limit = &args.last.stop_limit;
+    Ok(MoveRequest {
+        server: ServerName::new(args.server.clone())?,
+        to: site(settings, args.to.as_deref().unwrap_or_default())?,
+        name: args.name.clone().map(ServerName::new).transpose()?,
+        policy: args.last.policy.clone().map(PolicyName::new).transpose()?,
+        via,
+        stop_limit: duration(limit)
+            .map_err(|why| Error::new(Kind::Invalid, "cannot use `--stop-limit`").because(why))?,
+        force: args.last.force,
+        stay_off: args.last.stay_off,
+    })
 }
 
 fn to(settings: &Settings, args: &RestoreArgs) -> Result<RestoreTo> {

@@ -3,6 +3,7 @@
 pub mod error;
 pub mod human;
 pub mod inspect;
+mod moves;
 mod plan;
 pub mod progress;
 mod table;

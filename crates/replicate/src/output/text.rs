@@ -10,6 +10,7 @@ use engine::{
 use model::{Place, ReplicaState, Via};
 
 use super::human::{age, bytes, count, instant, seconds};
+use super::moves;
 use super::table::table;
 use crate::request::Response;
 
@@ -24,6 +25,8 @@ pub fn response(response: &Response) -> String {
         Response::Points(points) => points_text(points),
         Response::Restore(restore) => restore_text(restore),
         Response::Drill(drill) => drill_text(drill),
+        Response::Move(moved) => moves::text(moved),
+        Response::Moves(all) => moves::list(all),
         Response::Verify(report) => verify_text(report),
         Response::Prune(report) => prune_text(report),
         Response::Sweep(report) => sweep_text(report),
@@ -159,6 +162,7 @@ fn status_text(status: &StatusReport) -> String {
     for server in &status.servers {
         text += &stuck(server);
     }
+    text.extend(status.moves.iter().map(moves::text));
     if text.is_empty() {
         text.push_str("no servers are known yet: `replicate run POLICY` makes a first point\n");
     }

@@ -130,3 +130,35 @@ fn from_azure_everywhere() {
         proven(&world, "app-1", place, orders, 2);
     }
 }
+
+/// A server is moved from AWS to Azure while it writes: it shuts down, its last order is there, and it comes back when a person wants it.
+#[test]
+fn from_aws_to_azure_for_good() {
+    let Some(guest) = guest() else { return };
+    let sim = CloudSim::start(&["--calm"]);
+    let world = with_guest(&sim, &guest.raw);
+    policy(&world, "here", &["aws"]);
+    world.fine(&["run", "all", "-q"]);
+    world.fine(&["restore", "web-1", "--from", "aws", "--to", "aws", "--name", "app-1", "-q"]);
+    policy(&world, "aws", &["azure"]);
+    let orders = runs(&sim);
+    let moved = world.json(&["restore", "app-1", "--to", "azure", "--final", "-q"]);
+    let report = &moved["report"];
+    assert_eq!((&report["stage"], &report["source"]), (&"moved".into(), &"off".into()), "{moved:#}");
+    let console = sim.console();
+    let last = told(&console, "goodbye=").unwrap_or_else(|| panic!("it did not shut down in order:\n{console}"));
+    println!("moved after order {orders}, shut down with order {last}, and it is there");
+    assert!(last > orders && console.contains("broken=0"), "{console}");
+    let status = world.fine(&["migrate", "status"]);
+    assert!(
+        status.contains("app-1: moved, from site aws to site azure") && status.contains("old server: off"),
+        "{status}"
+    );
+    let refused = world.run(&["run", "all", "--server", "app-1"]);
+    assert_eq!(refused.status.code(), Some(2), "{}", String::from_utf8_lossy(&refused.stderr));
+    world.fine(&["migrate", "rollback", "app-1", "--destroy", "-q"]);
+    let servers = world.json(&["servers", "-q"]);
+    let servers = servers["report"][0].as_array().unwrap();
+    let power = |site: &str| servers.iter().find(|it| it["site"] == site).map(|it| it["server"]["power"].clone());
+    assert_eq!((power("aws"), power("azure")), (Some("on".into()), None), "{servers:#?}");
+}

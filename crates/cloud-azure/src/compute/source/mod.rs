@@ -2,6 +2,7 @@
 
 mod capture;
 mod machine;
+mod switch;
 
 use async_trait::async_trait;
 use disk::DiskRead;

@@ -11,6 +11,7 @@ mod inventory;
 mod machine;
 mod make;
 mod parts;
+mod switch;
 #[cfg(test)]
 mod tests;
 mod way;
