@@ -16,13 +16,18 @@ pub struct Seaweed {
     child: Child,
     /// Where it speaks S3.
     pub port: u16,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Drop for Seaweed {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+            let last: Vec<&str> = log.lines().rev().take(40).collect();
+            println!("the last words of the S3 server:\n{}", last.into_iter().rev().collect::<Vec<_>>().join("\n"));
+        }
     }
 }
 
@@ -41,7 +46,7 @@ impl Seaweed {
             .stderr(error_log)
             .spawn()
             .map_err(|e| e.to_string())?;
-        let mut server = Self { child, port, _folder: folder };
+        let mut server = Self { child, port, folder };
         server.wait_for("the server opens its port", || TcpStream::connect(("127.0.0.1", port)).is_ok())?;
         for bucket in buckets {
             // a folder of its file store is a bucket; a file in it proves that all parts of the server have found each other
@@ -74,11 +79,12 @@ impl Seaweed {
     }
 }
 
-/// A port with the ten to twelve above it and their gRPC twins free enough: an odd corner of the range.
+/// A port with the ten to twelve above it and their gRPC twins free enough. All lie below the ports that the system gives to
+/// outgoing connections (32768 and up): the server opens some of them late.
 fn free_port() -> u16 {
     for _ in 0..50 {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let port = 20_000 + listener.local_addr().expect("an address").port() % 5_000;
+        let port = 20_000 + listener.local_addr().expect("an address").port() % 2_700;
         let all = [port, port + 10, port + 11, port + 12, port + 10_010, port + 10_011, port + 10_012];
         if all.iter().all(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()) {
             return port;

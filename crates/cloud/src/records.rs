@@ -327,7 +327,7 @@ mod tests {
     fn the_sum_of_a_range_is_that_of_its_leaves() {
         // the check value of CRC-64/NVME, which is Azure's polynomial too
         assert_eq!(crc_fast::checksum(Crc64Nvme, b"123456789"), 0xae8b_1486_0a79_9888);
-        let bytes: Vec<u8> = (0..2 * LEAF + 700).map(|at| (at * at >> 7) as u8).collect();
+        let bytes: Vec<u8> = (0..2 * LEAF + 700).map(|at| ((at * at) >> 7) as u8).collect();
         let all = bytes.chunks(LEAF as usize).map(|leaf| Noted::of(leaf).crc);
         let sum = all.reduce(|sum, next| joined(sum, next, LEAF as usize)).unwrap();
         let mut padded = bytes;

@@ -197,6 +197,61 @@ def kept(sim, client):
     fresh.snapshots.begin_delete("prod", "one").result()
 
 
+def points(sim, client):
+    """A restore point holds all disks of a machine at one instant; it is read and compared as snapshots are."""
+    disks = [upload(client, name, 24 * MIB, {0: name.encode() * 4096}) for name in ("abcd", "efgh")]
+    made = {
+        "location": "westeurope", "properties": {
+            "hardwareProfile": {"vmSize": "Standard_B1s"},
+            "storageProfile": {
+                "osDisk": {"osType": "Linux", "createOption": "Attach", "managedDisk": {"id": disks[0].id}},
+                "dataDisks": [{"lun": 0, "createOption": "Attach", "managedDisk": {"id": disks[1].id}}],
+            },
+            "networkProfile": {"networkInterfaces": [{"id": "/subscriptions/s/card"}]},
+        },
+    }
+    server = client.virtual_machines.begin_create_or_update("prod", "web", made).result()
+    source = {"location": "westeurope", "tags": {"a": "b"}, "properties": {"source": {"id": server.id}}}
+    point = {"properties": {"consistencyMode": "CrashConsistent"}}
+    sim.settings(weather={"empty_pages": True})
+    held = []
+    for number, name in enumerate(("one", "two")):
+        shown = judged(client.restore_point_collections.create_or_update("prod", name, source))
+        assert shown.tags == {"a": "b"} and shown.properties.source.id == server.id
+        judged(client.restore_points.begin_create("prod", name, "all", point).result())
+        refused(409, "OperationNotAllowed", client.restore_points.begin_create, "prod", name, "all", point)
+        got = judged(client.restore_points.get("prod", name, "all")).properties
+        assert got.consistency_mode == "CrashConsistent" and got.provisioning_state == "Succeeded", got
+        storage = got.source_metadata.storage_profile
+        ids = [storage.os_disk.disk_restore_point.id, storage.data_disks[0].disk_restore_point.id]
+        listed = [judged(it) for it in client.disk_restore_point.list_by_restore_point("prod", name, "all")]
+        assert {it.id for it in listed} == set(ids)
+        names = [it.rsplit("/", 1)[1] for it in ids]
+        shown = [judged(client.disk_restore_point.get("prod", name, "all", it)).properties for it in names]
+        assert [it.source_resource_id for it in shown] == [it.id for it in disks]
+        opened = [client.disk_restore_point.begin_grant_access("prod", name, "all", it, {"access": "Read", "durationInSeconds": 600}).result().access_sas for it in names]
+        held.append((names, [it.family_id for it in shown], [blob(it) for it in opened]))
+        write(sim, client, "efgh", {8192: b"\1" * 4096})
+    assert held[0][1] == held[1][1] and held[0][1][0] != held[0][1][1], "a family for each disk"
+    one, two = held[0][2][1], held[1][2][1]
+    assert two.get_page_range_diff_for_managed_disk(one.url) == ([{"start": 8192, "end": 12287}], [])
+    assert one.download_blob(offset=0, length=8).readall() == b"efghefgh"
+    refused(409, "PreviousSnapshotOperationNotSupported", two.get_page_range_diff_for_managed_disk, held[0][2][0].url)
+    assert [it.name for it in client.restore_point_collections.list("prod")] == ["one", "two"] and list(client.snapshots.list()) == []
+    refused(400, "InvalidParameter", client.restore_points.begin_create, "prod", "one", "more", {"properties": {"consistencyMode": "ApplicationConsistent"}})
+    refused(404, "ResourceNotFound", client.restore_points.begin_create, "prod", "nobody", "all", point)
+    assert client.restore_point_collections.update("prod", "one", {"tags": {"c": "d"}}).tags == {"c": "d"}
+    # what is open is not deleted; a collection goes with what is in it
+    refused(409, "OperationNotAllowed", client.restore_point_collections.begin_delete, "prod", "one")
+    for name, (names, _, _) in zip(("one", "two"), held):
+        for it in names:
+            client.disk_restore_point.begin_revoke_access("prod", name, "all", it).result()
+        client.restore_point_collections.begin_delete("prod", name).result()
+        client.restore_point_collections.begin_delete("prod", name).result()
+        refused(404, "ResourceNotFound", client.restore_points.get, "prod", name, "all")
+    assert list(client.restore_point_collections.list("prod")) == []
+
+
 def slow(sim, client):
     """202 with two addresses: InProgress and Retry-After until the clock has moved on."""
     sim.settings(weather={"arm_seconds": 15})
@@ -214,7 +269,7 @@ def slow(sim, client):
     refused(429, "TooManyRequests", client.disks.get, "prod", "empty")
 
 
-FACTS = [disks, relay, limits, kept, slow]
+FACTS = [disks, relay, limits, kept, points, slow]
 
 
 def main():

@@ -73,6 +73,7 @@ fn azure(sim: &Sim) -> Vec<Value> {
         let resources = world.azure.resources.values().map(|it| {
             let kind = match it.kind {
                 Kind::Disk { .. } => "disk",
+                Kind::Snapshot { .. } if it.id.contains("/diskRestorePoints/") => "disk of a point",
                 Kind::Snapshot { .. } => "snapshot",
             };
             let open = it.access.is_some();
@@ -81,6 +82,9 @@ fn azure(sim: &Sim) -> Vec<Value> {
         let machines = world.azure.machines.values().map(|it| {
             json!({ "kind": "machine", "id": it.id, "region": it.location, "tags": it.tags, "state": it.power })
         });
-        resources.chain(machines).collect::<Vec<Value>>()
+        let collections = world.azure.collections.values().map(|it| {
+            json!({ "kind": "collection", "id": it.id, "region": it.location, "tags": it.tags, "state": "there" })
+        });
+        resources.chain(machines).chain(collections).collect::<Vec<Value>>()
     })
 }

@@ -3,6 +3,7 @@
 mod journey;
 mod keep;
 mod lab;
+mod points;
 mod relay;
 mod rights;
 mod storm;

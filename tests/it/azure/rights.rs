@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::journey::request;
 use super::lab::{Lab, lab, token, write_at};
-use super::suites::{nothing_left, point, server};
+use super::suites::{nothing_left, point, server, server_of};
 
 const SIZE: u64 = 24 << 20;
 
@@ -107,6 +107,7 @@ async fn the_auditor_looks() {
 async fn the_writer_captures_and_writes() {
     let lab = lab(false, true).await;
     let owner = lab.site();
+    let (pair, _) = server_of(&lab, &owner, "web-2", &["vda", "vdb"]).await;
     let (name, file) = server(&lab, &owner, "web-1").await;
     let (base, _) = image(owner.as_ref(), "base").await;
     let (site, _) = sites(&lab, "writer", &role("writer")).await;
@@ -121,6 +122,16 @@ async fn the_writer_captures_and_writes() {
         drop(reader);
         let outcome = if step == "third" { Outcome::Abandoned } else { Outcome::Committed };
         source.release(&capture, outcome).await.unwrap();
+        since = capture.cursor;
+    }
+    // several disks of one that runs
+    let mut since = None;
+    for step in ["fourth", "fifth"] {
+        let capture = source.capture(&request(&pair, step, since.clone())).await.unwrap();
+        let reader = source.open(&capture, &capture.disks[1].name, since.is_some()).await.unwrap();
+        reader.extents(0).await.unwrap();
+        drop(reader);
+        source.release(&capture, Outcome::Committed).await.unwrap();
         since = capture.cursor;
     }
     written(site.as_ref(), None, "whole").await;
@@ -162,6 +173,7 @@ async fn the_registrar_makes_and_copies_images() {
 async fn retention_deletes() {
     let lab = lab(false, true).await;
     let owner = lab.site();
+    let (name, _) = server_of(&lab, &owner, "web-2", &["vda", "vdb"]).await;
     image(owner.as_ref(), "image").await;
     let target = owner.target().unwrap();
     // an upload that was broken off, and an access that a dead process has left
@@ -169,12 +181,16 @@ async fn retention_deletes() {
     drop(writer);
     let images = target.images().await.unwrap();
     let reader = target.open_image(&images[0].0, &disk()).await.unwrap();
+    let capture = owner.source().unwrap().capture(&request(&name, "capture", None)).await.unwrap();
+    let point = owner.source().unwrap().open(&capture, &capture.disks[0].name, false).await.unwrap();
     let (site, _) = sites(&lab, "retention", &role("retention")).await;
-    for resource in site.owned().await.unwrap() {
-        site.delete(&resource).await.unwrap();
+    for resource in site.owned().await.unwrap().iter().filter(|it| it.kind != "instance") {
+        site.delete(resource).await.unwrap();
     }
-    drop(reader);
-    nothing_left(&lab, &[]).await;
+    drop((reader, point));
+    let mut left = lab.left().await;
+    left.retain(|it| !it.starts_with("machine ") && !it.starts_with("disk rpl-") || it.starts_with("disk of"));
+    assert_eq!(left, Vec::<String>::new(), "but for the server");
     fits(&lab, "retention").await;
 }
 

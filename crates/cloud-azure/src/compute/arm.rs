@@ -19,6 +19,10 @@ pub(super) enum What {
     Disk,
     Snapshot,
     Machine,
+    /// Of restore points of a machine. What is in it is named by its path below the collection.
+    Collection,
+    Point,
+    PointDisk,
 }
 
 impl What {
@@ -27,6 +31,7 @@ impl What {
             What::Disk => "disks",
             What::Snapshot => "snapshots",
             What::Machine => "virtualMachines",
+            What::Collection | What::Point | What::PointDisk => "restorePointCollections",
         }
     }
 
@@ -35,14 +40,17 @@ impl What {
             What::Disk => "disk",
             What::Snapshot => "snapshot",
             What::Machine => "virtual machine",
+            What::Collection => "restore point collection",
+            What::Point => "restore point",
+            What::PointDisk => "disk restore point",
         }
     }
 
     /// The version of the provider's interface that is spoken.
     fn version(self) -> &'static str {
         match self {
-            What::Disk | What::Snapshot => "2024-03-02",
-            What::Machine => "2024-11-01",
+            What::Disk | What::Snapshot | What::PointDisk => "2024-03-02",
+            What::Machine | What::Collection | What::Point => "2024-11-01",
         }
     }
 }

@@ -3,7 +3,7 @@
 //! * `image`: a registered image; the snapshots of its other disks go with it.
 //! * `snapshot`: one of an image that was not registered, which is scratch, whatever its mark says.
 //! * `disk`: a managed disk that is being uploaded, or was and waits for its registration.
-//! * `capture`: what the source holds of a server, however many snapshots it is.
+//! * `capture`: what the source holds of a server, however many snapshots it is, or a collection with its restore point.
 //! * `base`: a capture that was committed, which the next one is compared with. Its role is that of a replica: no sweep
 //!   may take it, and the next commit does.
 //! * `instance`: a machine that was launched; its disks are not listed while they are attached to it.
@@ -37,6 +37,11 @@ pub(super) async fn owned(client: &Client) -> Result<Vec<Resource>> {
             captures.insert(stem.to_owned(), (if base { "base" } else { "capture" }, role, tags));
         } else if target::image_of(&it.name).is_none_or(|image| !images.contains(image)) {
             found.push(resource("snapshot", it.name, Role::Scratch, tags));
+        }
+    }
+    for it in client.list(What::Collection).await? {
+        if let (Some((role, tags)), Some((stem, base))) = (marks::ours(&it.tags), source::part_of(&it)) {
+            captures.insert(stem.to_owned(), (if base { "base" } else { "capture" }, role, tags));
         }
     }
     found.extend(captures.into_iter().map(|(stem, (kind, role, tags))| resource(kind, stem, role, tags)));

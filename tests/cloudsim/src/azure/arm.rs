@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::state::{GROUPS, Kind, Resource, SUBSCRIPTION};
-use super::{access, disks, machines, operations, rights, snapshots};
+use super::{access, disks, machines, operations, points, rights, snapshots};
 use crate::error::{Answer, ApiError};
 use crate::http::{Request, Response};
 use crate::sim::Sim;
@@ -37,6 +37,9 @@ pub(super) fn name(method: &str, path: &str) -> String {
     if path.contains("/locations/") {
         return "Operations_Get".to_owned();
     }
+    if points::is_one(path) {
+        return points::name(method, path);
+    }
     let Some(target) = target(path) else { return String::new() };
     let kind = match target.kind.to_ascii_lowercase().as_str() {
         "disks" => "Disks",
@@ -67,6 +70,9 @@ pub(super) fn call(sim: &Sim, path: &str, request: &Request) -> Answer<Response>
     if path.contains("/locations/") {
         return operations::get(sim, path, request);
     }
+    if points::is_one(path) {
+        return points::call(sim, path, request);
+    }
     let nothing = || ApiError::new(404, "InvalidResourceType", format!("nothing is simulated at {path}"));
     let target = target(path).ok_or_else(nothing)?;
     let is_disk = target.kind.eq_ignore_ascii_case("disks");
@@ -85,10 +91,9 @@ pub(super) fn call(sim: &Sim, path: &str, request: &Request) -> Answer<Response>
         return Err(ApiError::refuse("InvalidResourceName", format!("The name '{name}' is not valid.")));
     }
     // the id without an action
-    let id = match target.action {
-        Some(action) => format!("/{}", path.trim_matches('/').trim_end_matches(action).trim_end_matches('/')),
-        None => format!("/{}", path.trim_matches('/')),
-    };
+    let own = path.trim_matches('/');
+    let own = own.strip_suffix(target.action.unwrap_or_default()).unwrap_or(own);
+    let id = format!("/{}", own.trim_end_matches('/'));
     let action = target.action.map(str::to_ascii_lowercase);
     if is_machine {
         return match (request.method.as_str(), action.as_deref()) {
@@ -221,7 +226,8 @@ fn list(sim: &Sim, path: &str, target: &Target<'_>, request: &Request) -> Answer
                     .azure
                     .resources
                     .iter()
-                    .filter(|(id, it)| matches!(it.kind, Kind::Disk { .. }) == (kind == "disks") && here(id));
+                    .filter(|(id, it)| matches!(it.kind, Kind::Disk { .. }) == (kind == "disks") && here(id))
+                    .filter(|(id, _)| !points::is_one(id));
                 all.map(|(_, it)| show(it, world)).collect()
             }
         };

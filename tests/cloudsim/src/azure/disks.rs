@@ -189,6 +189,11 @@ fn plan(sim: &Sim, id: &str, name: &str, wanted: &Body) -> Answer<(Resource, Map
                     invalid("uploadSizeBytes is from 20 MiB to 32 TiB, a whole number of MiB, and 512 bytes more.")
                 })?;
             }
+            "Copy" | "Restore" if wanted.properties.security_profile.is_some() => {
+                let message = "Security Type 'TrustedLaunch' is not supported for CreateOption 'Copy'. Supported create \
+                               options are FromImage, Import, ImportSecure, UploadPreparedSecure.";
+                return Err(ApiError::refuse("BadRequest", message));
+            }
             "Copy" | "Restore" => {
                 let from = source(world, data.source_resource_id.as_ref())?;
                 if !matches!(from.kind, Kind::Snapshot { .. }) {

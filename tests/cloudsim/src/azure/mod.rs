@@ -10,6 +10,7 @@ mod disks;
 mod login;
 mod machines;
 mod operations;
+pub(crate) mod points;
 mod ranges;
 pub(crate) mod rights;
 mod snapshots;

@@ -33,7 +33,11 @@ pub(super) fn accepted(sim: &Sim, request: &Request, location: &str, id: &str, b
     let seconds = sim.with(|world| world.settings.weather.arm_seconds);
     let host = request.header("host").unwrap_or_default();
     let version = request.query("api-version").unwrap_or_default();
-    let kind = if request.path.to_lowercase().contains("/virtualmachines/") { "operations" } else { "DiskOperations" };
+    let path = request.path.to_lowercase();
+    // what is of machines is another provider's than what is of disks
+    let of_machines = path.contains("/virtualmachines/")
+        || path.contains("/restorepointcollections/") && !path.contains("/diskrestorepoints/");
+    let kind = if of_machines { "operations" } else { "DiskOperations" };
     let at = format!(
         "http://{host}/azure/arm/subscriptions/{SUBSCRIPTION}/providers/Microsoft.Compute/locations/{location}/\
          {kind}/{id}"

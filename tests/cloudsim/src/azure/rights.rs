@@ -94,6 +94,9 @@ pub(super) fn needs(method: &str, path: &str, body: &[u8]) -> Vec<String> {
         let what = rest.get(1).copied().unwrap_or_default();
         return vec![format!("Microsoft.Compute/locations/{what}/read")];
     }
+    if kind.eq_ignore_ascii_case("restorePointCollections") {
+        return of_points(method, rest);
+    }
     let (name, action) = (rest.first(), rest.get(1));
     let own = match (method, name, action) {
         ("POST", _, Some(action)) => format!("{kind}/{action}/action"),
@@ -109,6 +112,29 @@ pub(super) fn needs(method: &str, path: &str, body: &[u8]) -> Vec<String> {
     }
     if method == "DELETE" && kind.eq_ignore_ascii_case("virtualMachines") {
         all.push("Microsoft.Network/networkInterfaces/delete".to_owned());
+    }
+    all
+}
+
+/// Of collections of restore points and what is in them. Whether the machine has to be read for a point is a guess.
+fn of_points(method: &str, rest: &[&str]) -> Vec<String> {
+    let kinds = ["", "/restorePoints", "/restorePoints/diskRestorePoints"];
+    let (depth, action) = match rest.len() {
+        0 | 1 => (0, None),
+        2 | 3 => (1, None),
+        4 => (2, None),
+        5 => (2, None),
+        _ => (2, rest.get(5)),
+    };
+    let verb = match (method, action) {
+        (_, Some(action)) => format!("{action}/action"),
+        ("GET", _) => "read".to_owned(),
+        ("DELETE", _) => "delete".to_owned(),
+        _ => "write".to_owned(),
+    };
+    let mut all = vec![format!("Microsoft.Compute/restorePointCollections{}/{verb}", kinds[depth])];
+    if method == "PUT" {
+        all.push("Microsoft.Compute/virtualMachines/read".to_owned());
     }
     all
 }

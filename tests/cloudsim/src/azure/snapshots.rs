@@ -52,7 +52,7 @@ pub(super) fn create(sim: &Sim, id: &str, name: &str, request: &Request) -> Answ
     if let Some(done) = again(sim, id, &wanted, request)? {
         return Ok(done);
     }
-    let (mut made, from, writer) = sim.with(|world| -> Answer<_> {
+    let (mut made, from) = sim.with(|world| -> Answer<_> {
         let data = &wanted.properties.creation_data;
         let from = source(world, data.source_resource_id.as_ref())?;
         let incremental = wanted.properties.incremental.unwrap_or(false);
@@ -77,19 +77,18 @@ pub(super) fn create(sim: &Sim, id: &str, name: &str, request: &Request) -> Answ
         made.os_type = made.os_type.or(from.os_type.clone());
         made.generation = made.generation.or(from.generation.clone());
         made.security = made.security.or(from.security.clone());
-        Ok((made, from, world.writer()))
+        Ok((made, from))
     })?;
     let map = match &from.kind {
         Kind::Snapshot { .. } => sim.maps.share(&from.unique, &sim.blocks).unwrap_or_default(),
-        Kind::Disk { last, .. } => {
-            let before = last.as_ref().and_then(|last| sim.maps.with(last, Map::clone)).unwrap_or_default();
+        Kind::Disk { .. } => {
             // a machine that uses the disk stands still meanwhile
             let users: Vec<String> = sim.with(|world| {
                 let users = world.azure.machines.values().filter(|vm| vm.has(&from.id));
                 users.map(|vm| vm.unique.clone()).collect()
             });
             let _still = hold::still(sim, &users)?;
-            volume::read(&sim.azure_disk(&from.unique), &before, writer, &sim.blocks)?
+            pages(sim, &from)?
         }
     };
     sim.maps.create(&made.unique, map)?;
@@ -105,6 +104,14 @@ pub(super) fn create(sim: &Sim, id: &str, name: &str, request: &Request) -> Answ
         Ok(())
     })?;
     Ok(done)
+}
+
+/// The pages of a disk, which nobody writes meanwhile; those of its last snapshot are shared with it.
+pub(super) fn pages(sim: &Sim, disk: &Resource) -> Answer<Map> {
+    let Kind::Disk { last, .. } = &disk.kind else { return Err(invalid("not a disk")) };
+    let before = last.as_ref().and_then(|last| sim.maps.with(last, Map::clone)).unwrap_or_default();
+    let writer = sim.with(|world| world.writer());
+    Ok(volume::read(&sim.azure_disk(&disk.unique), &before, writer, &sim.blocks)?)
 }
 
 #[derive(Debug, Deserialize)]

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::points::{Collection, Point};
 use super::rights::Role;
 use crate::world::resource::Tags;
 
@@ -27,6 +28,9 @@ pub(crate) struct Azure {
     pub(crate) resources: BTreeMap<String, Resource>,
     pub(crate) machines: BTreeMap<String, Vm>,
     pub(crate) operations: BTreeMap<String, Operation>,
+    /// Collections of restore points, and the points in them.
+    pub(crate) collections: BTreeMap<String, Collection>,
+    pub(crate) points: BTreeMap<String, Point>,
     /// What a SAS opens, by its name.
     pub(crate) accesses: BTreeMap<String, Access>,
 }

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::super::arm::Shown;
 use super::super::marks;
 
-const GIB: u64 = 1 << 30;
+pub(super) const GIB: u64 = 1 << 30;
 
 /// A disk of a machine: its name in our words, and the name of the managed disk.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 
 mod capture;
 mod machine;
+mod points;
 mod switch;
 
 use async_trait::async_trait;
@@ -97,22 +98,20 @@ impl Source for AzureSite {
     async fn open(&self, capture: &Capture, disk: &DiskName, incremental: bool) -> Result<Box<dyn DiskRead>> {
         let (client, handle) = (self.client()?, Handle::of(capture)?);
         let operation = || format!("cannot open disk {disk} of capture {}", capture.id);
-        let place = capture.disks.iter().position(|captured| captured.name == *disk);
-        let found = place.and_then(|place| Some((&capture.disks[place], handle.snapshots.get(place)?)));
         let absent = |why: &str| Error::new(Kind::NotFound, operation()).because(why.to_owned());
-        let (captured, snapshot) = found.ok_or_else(|| absent("it has no such disk"))?;
-        let part = client.find(What::Snapshot, snapshot).await?;
-        if part.as_ref().and_then(part_of).is_none_or(|(_, base)| base) {
-            return Err(absent("it was released"));
-        }
+        let captured = capture.disks.iter().find(|captured| captured.name == *disk);
+        let captured = captured.ok_or_else(|| absent("it has no such disk"))?;
+        let found = capture::pinned(client, &handle.stem).await?;
+        let part = found.part(disk).filter(|_| !found.is_base()).ok_or_else(|| absent("it was released"))?;
         let since = match &capture.since {
             Some(since) if incremental && captured.incremental => {
-                let base = capture::snapshot(since.as_str(), disk);
-                Some(self.accesses.open(client, What::Snapshot, &base, false).await?)
+                let base = capture::pinned(client, since.as_str()).await?;
+                let base = base.part(disk).ok_or_else(|| absent("its base is gone"))?;
+                Some(self.accesses.open(client, base.what, &base.name, false).await?)
             }
             _ => None,
         };
-        let access = self.accesses.open(client, What::Snapshot, snapshot, false).await?;
+        let access = self.accesses.open(client, part.what, &part.name, false).await?;
         let name = format!("disk {disk} of capture {} at {}", capture.id, self.config.site);
         Ok(Box::new(BlobDisk { http: client.http.clone(), access, since, size: captured.size, name }))
     }
