@@ -16,6 +16,7 @@ mod instance;
 mod inventory;
 mod isolate;
 mod launch;
+mod lock;
 mod marks;
 mod options;
 mod owned;
@@ -26,6 +27,7 @@ mod relay;
 mod snapshot;
 mod source;
 mod target;
+mod uefi;
 mod wait;
 mod write;
 
