@@ -16,8 +16,14 @@ pub struct Capabilities {
 
 /// What can be asked of images at sites of kind `aws`. It stands here because that provider is a crate of its own, and a
 /// policy is checked without it.
-pub const AWS_IMAGE_OPTIONS: &[ImageOption] =
-    &[ImageOption::Name, ImageOption::Tags, ImageOption::Share, ImageOption::Protected, ImageOption::HideOlder];
+pub const AWS_IMAGE_OPTIONS: &[ImageOption] = &[
+    ImageOption::Name,
+    ImageOption::Tags,
+    ImageOption::Share,
+    ImageOption::Protected,
+    ImageOption::Immutability,
+    ImageOption::HideOlder,
+];
 
 /// What can be asked of images at sites of kind `azure`; here for the same reason. Names are Azure's ids, which
 /// nobody changes; its locks belong to another provider.

@@ -16,6 +16,7 @@ use super::error::classify;
 use super::inventory::{self, Seen};
 use super::marks;
 use super::snapshot::{self, Held};
+use super::uefi;
 use super::wait::Bound;
 
 /// What a later process needs to read and to release a capture.
@@ -191,15 +192,17 @@ async fn describe(clients: &Clients, request: &CaptureRequest, seen: &Seen, held
     let handle = serde_json::to_value(handle)
         .map_err(|error| Error::new(Kind::Permanent, format!("cannot note capture {id}")).because(error))?;
     let level = request.consistent.level;
-    let degraded =
-        (level > Consistency::Crash).then(|| format!("consistency is crash, not {level}: EC2 freezes no guest"));
+    let mut warnings = Vec::from_iter(uefi::read(clients, &seen.id, &mut machine.firmware).await?);
+    if level > Consistency::Crash {
+        warnings.push(format!("consistency is crash, not {level}: EC2 freezes no guest"));
+    }
     Ok(Capture {
         cursor: Some(Cursor::new(id.as_str())?),
         id,
         server: request.server.clone(),
         taken_at: taken_at.unwrap_or(jiff::Timestamp::UNIX_EPOCH),
         consistency: Consistency::Crash,
-        warnings: degraded.into_iter().collect(),
+        warnings,
         machine,
         disks: captured,
         since: request.since.clone(),

@@ -7,9 +7,11 @@ use model::{
 
 use super::config::Clients;
 use super::error::classify;
+use super::lock;
 use super::marks;
 use super::options;
 use super::snapshot::{self, Held};
+use super::uefi;
 use super::wait::Bound;
 
 /// The boot disk's device.
@@ -158,7 +160,7 @@ pub(super) async fn register(
             let call = clients.ec2.register_image().name(&name).architecture(arch).boot_mode(boot);
             let call = call.virtualization_type("hvm").ena_support(true).root_device_name(ROOT);
             let call = call.description(format!("replicate: server {} at {}", point.server, point.taken_at));
-            let call = call.set_block_device_mappings(Some(devices));
+            let call = call.set_block_device_mappings(Some(devices)).set_uefi_data(uefi::of(point)?);
             let call = call.tag_specifications(marks::specification(ec2::ResourceType::Image, &tags));
             crash::point("aws.image-register.before");
             let answer = call.send().await;
@@ -279,6 +281,7 @@ pub(super) async fn delete(clients: &Clients, id: &str) -> Result<Vec<String>> {
         image => image?,
     };
     refuse_if_referred(clients, id).await?;
+    lock::refuse_if_locked(clients, id, &image.snapshots).await?;
     let mut ours = Vec::new();
     for snapshot in image.snapshots {
         match snapshot::show(clients, &snapshot).await {

@@ -16,6 +16,7 @@ mod instance;
 mod inventory;
 mod isolate;
 mod launch;
+mod lock;
 mod marks;
 mod options;
 mod owned;
@@ -27,6 +28,7 @@ mod snapshot;
 mod source;
 mod switch;
 mod target;
+mod uefi;
 mod wait;
 mod write;
 

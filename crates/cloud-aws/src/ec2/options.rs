@@ -6,9 +6,12 @@ use model::{Error, ImageOptions, Kind, Result, crash};
 
 use super::config::Clients;
 use super::error::classify;
+use super::lock;
 
 /// Tags that there is room for beside ours and the restore point.
 const TAGS: usize = 8;
+/// Days that a snapshot can be locked for.
+const DAYS: u64 = 36_500;
 /// Seconds from now at which a deprecation begins.
 const SOON: i64 = 120;
 
@@ -28,6 +31,9 @@ pub(super) fn fits(options: &ImageOptions) -> Result<()> {
     if let Some(account) = options.share.iter().find(|id| id.len() != 12 || !id.bytes().all(|b| b.is_ascii_digit())) {
         return refuse(format!("cannot share an image with `{account}`"), "an account has 12 digits");
     }
+    if options.immutability.is_some_and(|time| lock::days(time) > DAYS) {
+        return refuse("cannot lock an image for so long".to_owned(), "EC2 locks a snapshot for 36500 days at most");
+    }
     Ok(())
 }
 
@@ -38,6 +44,11 @@ pub(super) async fn apply(clients: &Clients, image: &str, snapshots: &[String], 
     }
     if options.protected {
         protect(clients, image, true).await?;
+    }
+    if let Some(time) = options.immutability {
+        for snapshot in snapshots {
+            lock::lock(clients, snapshot, time).await?;
+        }
     }
     Ok(())
 }

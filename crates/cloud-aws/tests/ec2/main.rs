@@ -5,6 +5,7 @@
 mod lab;
 mod relay;
 
+use base64::Engine as _;
 use cloud::{Cloud, conformance};
 use cloud_aws::ec2::AwsConfig;
 use disk::LEAF;
@@ -12,7 +13,7 @@ use model::{DiskName, PointDisk, ServerName};
 use serde_json::json;
 use tests::sim::CloudSim;
 
-use lab::{Conforms, REGION, all_passed, bytes, config, image, open, puts, read, server, state, token};
+use lab::{Conforms, REGION, all_passed, bytes, calls, config, image, open, point, puts, read, server, state, token};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_suite_of_targets_passes_and_leaves_nothing() {
@@ -137,4 +138,80 @@ async fn bad_weather_and_faults_cost_time_alone() {
     }
     let left = state(&sim);
     assert!(left.is_empty(), "{left:#?}");
+}
+
+/// An image that is locked is let go of neither whole nor in part, and its snapshots by nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_deletes_what_is_immutable() {
+    let (sim, folder) = (CloudSim::start(&["--calm", "--no-qemu"]), tempfile::tempdir().unwrap());
+    let site = open(config(&sim, folder.path()));
+    let (size, name) = (1 << 20, DiskName::new("vda").unwrap());
+    let target = site.target().unwrap();
+    let (disk, writer) = target.create_disk(&name, size, None, &token("kept")).await.unwrap();
+    let written = writer.finish().await.unwrap();
+    let far = std::time::Duration::from_secs(40_000 * 86_400);
+    let locked = |time| model::ImageOptions { immutability: Some(time), ..model::ImageOptions::default() };
+    let register = |options| {
+        let (disks, point) = ([disk.clone()], point(size, written.root));
+        async move { target.register(&disks, &point, &options, model::Role::Replica, &token("kept")).await }
+    };
+    assert_eq!(register(locked(far)).await.unwrap_err().kind(), model::Kind::Invalid);
+    let hour = std::time::Duration::from_secs(3600);
+    let image = register(locked(hour)).await.unwrap();
+    assert_eq!(register(locked(hour)).await.unwrap(), image, "once more is harmless");
+    let resource = || async { site.owned().await.unwrap().into_iter().find(|it| it.id == image.as_str()) };
+    let made = resource().await.unwrap();
+    let error = site.delete(&made).await.unwrap_err();
+    assert!(error.kind() == model::Kind::Denied && error.chain().contains("immutable until"), "{}", error.chain());
+    assert!(resource().await.is_some() && calls(&sim, "DeregisterImage").is_empty(), "it was let go of in part");
+    sim.control("POST", "clock", &json!({"advance": 86_000}));
+    assert!(site.delete(&made).await.is_err(), "a day is a day");
+    sim.control("POST", "clock", &json!({"advance": 500}));
+    site.delete(&made).await.unwrap();
+    assert!(state(&sim).is_empty());
+}
+
+/// A server's UEFI variables go with its points from image to server to image; those of another form do not.
+#[tokio::test(flavor = "multi_thread")]
+async fn uefi_variables_go_where_the_server_goes() {
+    let (sim, folder) = (CloudSim::start(&["--calm", "--no-qemu"]), tempfile::tempdir().unwrap());
+    let (site, size, name) = (open(config(&sim, folder.path())), 1 << 20, DiskName::new("vda").unwrap());
+    let (target, source) = (site.target().unwrap(), site.source().unwrap());
+    let uefi = |raw: &[u8]| {
+        let packed = zstd::bulk::compress(raw, 3).unwrap();
+        let variables = Some(base64::engine::general_purpose::STANDARD.encode(packed));
+        model::Firmware::Uefi { secure_boot: false, variables }
+    };
+    let (own, other) = (b"AMZNUEFI\x01\x02\x03\x04 and so on", [0xff; 4096]);
+    for (step, raw) in [("own", &own[..]), ("other", &other[..])] {
+        let (disk, writer) = target.create_disk(&name, size, None, &token(step)).await.unwrap();
+        let mut point = point(size, writer.finish().await.unwrap().root);
+        point.machine.firmware = uefi(raw);
+        let options = model::ImageOptions::default();
+        let image = target.register(&[disk], &point, &options, model::Role::Replica, &token(step)).await.unwrap();
+        let server = ServerName::new(format!("{step}-1")).unwrap();
+        let launch = cloud::LaunchOptions {
+            name: server.clone(),
+            network: cloud::Network::Site,
+            ports: Vec::new(),
+            ephemeral: false,
+        };
+        target.launch(&image, &launch, &token(step)).await.unwrap();
+        let consistent = cloud::Consistent {
+            level: model::Consistency::Crash,
+            required: false,
+            hook: cloud::Hook::default(),
+            freeze_limit: std::time::Duration::from_secs(1),
+        };
+        let token = token(&format!("capture-{step}"));
+        let request = cloud::CaptureRequest { server, consistent, since: None, token };
+        let captured = source.capture(&request).await.unwrap();
+        assert_eq!(captured.warnings, Vec::<String>::new());
+        let model::Firmware::Uefi { variables, .. } = captured.machine.firmware else { panic!("it boots by BIOS") };
+        let raw_again = variables.map(|text| {
+            let packed = base64::engine::general_purpose::STANDARD.decode(text).unwrap();
+            zstd::bulk::decompress(&packed, 1 << 20).unwrap()
+        });
+        assert_eq!(raw_again.as_deref(), (step == "own").then_some(raw), "{step}");
+    }
 }

@@ -99,7 +99,7 @@ fn every_role_has_the_rights_that_it_needs_and_no_more() {
         &format!(
             "select = {{ site = \"here\" }}\nreplicate = [\n\
              {{ to = \"aws\", name = \"{{server}}-{{point}}\", share = [{partner}], protected = true, hide-older = true }},\n\
-             {{ to = \"far\" }},\n]\nkeep = {{ last = 1 }}\n\
+             {{ to = \"far\", immutability = \"1d\" }},\n]\nkeep = {{ last = 1 }}\n\
              [drill]\nlimit = \"5s\"\nprobes = [{{ kind = \"console\", text = \"login:\" }}]\n"
         ),
     );
@@ -110,7 +110,7 @@ fn every_role_has_the_rights_that_it_needs_and_no_more() {
     );
     let app = json!({
         "account": account["account"], "region": REGION, "name": "app-1", "disks": [world.path("guests/web-1.raw")],
-        "running": true,
+        "running": true, "boot_mode": "uefi",
     });
     sim.control("POST", "servers", &app);
 
@@ -132,6 +132,8 @@ fn every_role_has_the_rights_that_it_needs_and_no_more() {
     });
     assert!(refused && images() == before, "a writer may delete images");
 
+    // until then nobody deletes what lies in the other region
+    sim.control("POST", "clock", &json!({"advance": 100_000}));
     let part = Part::begin(&sim, &["retention"], &["retention"]);
     world.prune();
     part.end();

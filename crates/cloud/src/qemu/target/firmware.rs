@@ -38,7 +38,8 @@ pub(super) struct Uefi {
 
 /// The firmware for a machine: with its captured variables (boot entries, keys) if it has them, fresh ones otherwise.
 pub(super) fn find(secure_boot: bool, captured: Option<&str>) -> Result<Uefi> {
-    let captured = captured.map(unpack).transpose()?;
+    // a cloud's own form of them is no flash image, and nothing that a guest here could read
+    let captured = captured.map(unpack).transpose()?.filter(|raw| raw.get(40..44) == Some(b"_FVH"));
     let mut found = false;
     for (code, template) in if secure_boot { SECURE } else { PLAIN } {
         let (code, template) = (Path::new(code), Path::new(template));
@@ -94,6 +95,8 @@ mod tests {
         assert_eq!(find(false, Some(&text)).unwrap().variables, own);
         let odd = BASE64.encode(zstd::bulk::compress(&own[..5000], 3).unwrap());
         assert_eq!(find(false, Some(&odd)).unwrap_err().kind(), Kind::Invalid);
+        let foreign = BASE64.encode(zstd::bulk::compress(b"AMZNUEFI, another cloud's own form", 3).unwrap());
+        assert_eq!(find(false, Some(&foreign)).unwrap().variables, find(false, None).unwrap().variables);
         assert_eq!(find(false, Some("@@")).unwrap_err().kind(), Kind::Damaged);
     }
 }
