@@ -34,7 +34,8 @@ pub(super) fn text(report: &MoveReport) -> String {
         let _ = writeln!(text, "  {:<24} {mark:<7} {:>8}  {}", rung.name, seconds(rung.seconds), rung.detail);
     }
     if let (Some(stopped), Some(launched)) = (record.stopped_at, record.launched_at) {
-        let _ = writeln!(text, "  off for {} in between", seconds(launched.duration_since(stopped).as_secs_f64()));
+        let _ =
+            writeln!(text, "  launched {} after it was off", seconds(launched.duration_since(stopped).as_secs_f64()));
     }
     text += &indented("  ", record.problem.as_slice());
     text += &indented("  ", record.stuck.as_slice());
