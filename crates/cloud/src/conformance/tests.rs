@@ -9,7 +9,7 @@ use disk::LEAF;
 use model::{DiskName, Kind, ManualClock, OwnerId, Result, RunId, ServerName, SiteName};
 
 use super::{Finding, Probe, Verdict, relay, source, target};
-use crate::memory::{Fault, MemoryCloud, Promise, Rule, tests::machine};
+use crate::memory::{Fault, MemoryCloud, Promise as P, Rule, tests::machine};
 
 struct Hands(MemoryCloud);
 
@@ -102,77 +102,74 @@ async fn the_memory_cloud_keeps_every_promise() {
 }
 
 /// Every broken promise with the operation that breaks it.
-fn mutants() -> Vec<(&'static str, Promise)> {
-    use Promise as P;
-    vec![
-        ("capture", P::SameToken),
-        ("create_disk", P::SameToken),
-        ("register", P::SameToken),
-        ("launch", P::SameToken),
-        ("capture", P::Tagged),
-        ("create_disk", P::Tagged),
-        ("register", P::Tagged),
-        ("launch", P::Tagged),
-        ("create_disk", P::RoleKept),
-        ("capture", P::AllDisks),
-        ("extents", P::OnlyChanges),
-        ("capture", P::OneInstant),
-        ("capture", P::EveryChange),
-        ("capture", P::CursorKnown),
-        ("capture", P::Thawed),
-        ("capture", P::AbandonKeeps),
-        ("release", P::AbsentIsSuccess),
-        ("delete", P::AbsentIsSuccess),
-        ("destroy", P::AbsentIsSuccess),
-        ("extents", P::FullReader),
-        ("read", P::Bytes),
-        ("read", P::WholeAnswer),
-        ("open", P::IncrementalTold),
-        ("create_disk", P::BaseKept),
-        ("create_disk", P::Emptied),
-        ("zero", P::ZeroIsData),
-        ("write", P::Bytes),
-        ("write", P::Bounds),
-        ("finish", P::TrueRoot),
-        ("has_leaf", P::LeafTruth),
-        ("register", P::RoleKept),
-        ("register", P::PointCarried),
-        ("register", P::DisksExist),
-        ("launch", P::ImageUntouched),
-        ("destroy", P::Destroyed),
-        ("owned", P::OwnedComplete),
-        ("delete", P::Deleted),
-        ("release", P::Deleted),
-        ("describe", P::NotFoundTold),
-        ("open_image", P::NotFoundTold),
-        ("register", P::OptionsKept),
-        ("register", P::OptionsRefused),
-        ("protect", P::OptionsKept),
-        ("images", P::HiddenListed),
-        ("route", P::StrangerRefused),
-        ("copy", P::SameToken),
-        ("copy", P::Tagged),
-        ("copy", P::RoleKept),
-        ("copy", P::Bytes),
-        ("copy", P::PointCarried),
-        ("copy", P::NotFoundTold),
-        ("state", P::NotFoundTold),
-        ("commit", P::RoleKept),
-        ("stop", P::Switched),
-        ("stop", P::AbsentIsSuccess),
-        ("stop", P::NotFoundTold),
-        ("stop", P::Bytes),
-        ("start", P::Switched),
-        ("start", P::AbsentIsSuccess),
-    ]
-}
+const MUTANTS: &[(&str, P)] = &[
+    ("capture", P::SameToken),
+    ("create_disk", P::SameToken),
+    ("register", P::SameToken),
+    ("launch", P::SameToken),
+    ("capture", P::Tagged),
+    ("create_disk", P::Tagged),
+    ("register", P::Tagged),
+    ("launch", P::Tagged),
+    ("create_disk", P::RoleKept),
+    ("capture", P::AllDisks),
+    ("extents", P::OnlyChanges),
+    ("capture", P::OneInstant),
+    ("capture", P::EveryChange),
+    ("capture", P::CursorKnown),
+    ("capture", P::Thawed),
+    ("capture", P::AbandonKeeps),
+    ("release", P::AbsentIsSuccess),
+    ("delete", P::AbsentIsSuccess),
+    ("destroy", P::AbsentIsSuccess),
+    ("extents", P::FullReader),
+    ("read", P::Bytes),
+    ("read", P::WholeAnswer),
+    ("open", P::IncrementalTold),
+    ("create_disk", P::BaseKept),
+    ("create_disk", P::Emptied),
+    ("zero", P::ZeroIsData),
+    ("write", P::Bytes),
+    ("write", P::Bounds),
+    ("finish", P::TrueRoot),
+    ("has_leaf", P::LeafTruth),
+    ("register", P::RoleKept),
+    ("register", P::PointCarried),
+    ("register", P::DisksExist),
+    ("launch", P::ImageUntouched),
+    ("destroy", P::Destroyed),
+    ("owned", P::OwnedComplete),
+    ("delete", P::Deleted),
+    ("release", P::Deleted),
+    ("describe", P::NotFoundTold),
+    ("open_image", P::NotFoundTold),
+    ("register", P::OptionsKept),
+    ("register", P::OptionsRefused),
+    ("protect", P::OptionsKept),
+    ("images", P::HiddenListed),
+    ("route", P::StrangerRefused),
+    ("copy", P::SameToken),
+    ("copy", P::Tagged),
+    ("copy", P::RoleKept),
+    ("copy", P::Bytes),
+    ("copy", P::PointCarried),
+    ("copy", P::NotFoundTold),
+    ("state", P::NotFoundTold),
+    ("commit", P::RoleKept),
+    ("stop", P::Switched),
+    ("stop", P::AbsentIsSuccess),
+    ("stop", P::NotFoundTold),
+    ("stop", P::Bytes),
+    ("start", P::Switched),
+    ("start", P::AbsentIsSuccess),
+];
 
 #[tokio::test]
 async fn every_broken_promise_is_noticed_and_every_check_can_fail() {
     let every: BTreeSet<String> = all(&cloud()).await.into_iter().map(|finding| finding.name).collect();
     let mut wrong = Vec::new();
     let mut caught: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (operation, promise) in mutants() {
+    for &(operation, promise) in MUTANTS {
         let cloud = cloud();
         cloud.inject(Rule::always(operation, Fault::Break(promise)));
         let failed = failed(&all(&cloud).await);

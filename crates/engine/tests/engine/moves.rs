@@ -134,7 +134,8 @@ async fn what_cannot_work_is_refused_before_anything_is_stopped() {
 /// Whatever fails before the new server has come up, the old one runs again and nothing is left.
 #[tokio::test]
 async fn a_failure_starts_the_source_again() {
-    let cases: [(&str, fn(&House)); 5] = [
+    type Failure = fn(&House);
+    let cases: [(&str, Failure); 5] = [
         ("did not shut down within 60 s", |house| house.lab.set_stubborn(&server(), true).unwrap()),
         ("injected", |house| house.lab.inject(Rule::new("capture", 2, Fault::FailBefore(Kind::Permanent)))),
         ("injected", |house| house.remote.inject(Rule::new("launch", 1, Fault::FailBefore(Kind::Quota)))),

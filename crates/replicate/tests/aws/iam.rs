@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use tests::sim::CloudSim;
 
 use super::{REGION, change, world};
+use crate::common::World;
 
 /// The policies by role.
 fn documents() -> Value {
@@ -82,10 +83,8 @@ impl<'a> Part<'a> {
     }
 }
 
-#[test]
-fn every_role_has_the_rights_that_it_needs_and_no_more() {
-    let sim = CloudSim::start(&["--calm", "--no-qemu"]);
-    let world = world(&sim);
+/// What the parts need: places and options that take every right, and a server at the cloud itself.
+fn set_up(sim: &CloudSim, world: &World) {
     let account = &sim.greeting["accounts"][0];
     let networks = &account["networks"][REGION];
     let restore = format!(
@@ -113,6 +112,13 @@ fn every_role_has_the_rights_that_it_needs_and_no_more() {
         "running": true, "boot_mode": "uefi",
     });
     sim.control("POST", "servers", &app);
+}
+
+#[test]
+fn every_role_has_the_rights_that_it_needs_and_no_more() {
+    let sim = CloudSim::start(&["--calm", "--no-qemu"]);
+    let world = world(&sim);
+    set_up(&sim, &world);
 
     let part = Part::begin(&sim, &["writer", "registrar"], &["writer", "registrar"]);
     for seed in [3, 7] {
