@@ -31,7 +31,7 @@ use crate::{DiskRead, DiskWrite, LEAF, Leaf, Progress, Written, is_zero, leaf};
 pub(crate) const CHUNK: u64 = 1024 * 1024;
 const LEAVES_PER_CHUNK: usize = (CHUNK / LEAF) as usize;
 /// Reads in flight. The bytes bound binds first for a contiguous disk, this one for scattered leaves.
-const READS: usize = 128;
+const READS: usize = 64;
 /// Memory is counted in these units, since a semaphore counts in `u32`.
 const UNIT: u64 = 4096;
 
@@ -44,7 +44,7 @@ pub struct TransferOptions {
 
 impl Default for TransferOptions {
     fn default() -> Self {
-        Self { in_flight: 64 * 1024 * 1024 }
+        Self { in_flight: 32 * 1024 * 1024 }
     }
 }
 
