@@ -29,9 +29,11 @@ async fn the_suite_of_targets_passes_and_leaves_nothing() {
 async fn the_suite_of_sources_passes_and_leaves_nothing() {
     let (sim, folder) = (CloudSim::start(&["--calm", "--no-qemu"]), tempfile::tempdir().unwrap());
     let volumes = server(&sim, folder.path());
+    let (site, web) = (open(config(&sim, folder.path())), ServerName::new("web-1").unwrap());
+    // the suite switches it off, and leaves it running
+    site.switch().unwrap().start(&web).await.unwrap();
     let before = state(&sim);
-    let site = open(config(&sim, folder.path()));
-    let described = site.source().unwrap().describe(&ServerName::new("web-1").unwrap()).await.unwrap();
+    let described = site.source().unwrap().describe(&web).await.unwrap();
     let names = described.machine.disks.iter().map(|disk| disk.name.to_string());
     let probe = Conforms { sim: &sim, run: "20261122T030000Z-00000002", volumes: names.zip(volumes).collect() };
     all_passed(&conformance::source(&site, &probe).await, &["capture.thawed", "changes.lost"]);
