@@ -1,3 +1,5 @@
+//! A Glance of one image that tells what was asked of it.
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
