@@ -165,7 +165,8 @@ impl Engine {
     async fn restore_failed(&self, mut run: RunRecord, error: Error) -> Error {
         // an error comes back only after what was made is gone, or is noted for the next sweep
         let files = self.files_gone(&run).await;
-        if let Ok(Some(unseen)) = self.unseen(&mut run).await {
+        // a site that cannot be looked at may have the server as well
+        if let Some(unseen) = self.unseen(&mut run).await.unwrap_or_else(Some) {
             run.problem = Some(Problem::from(&unseen));
             let noted = self.save_run(&run).await;
             tracing::warn!(run = %run.id, noted = noted.is_ok(), error = %unseen.chain(), "the restore stays open");
