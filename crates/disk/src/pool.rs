@@ -1,5 +1,5 @@
 //! Buffers for what is read, used again and again: a fresh megabyte costs the kernel 256 page faults, a third of what
-//! reading it from the page cache costs.
+//! reading it from the page cache costs. Each begins at a page, so that it can be written to a disk without a copy.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -7,6 +7,9 @@ use bytes::Bytes;
 
 use crate::LEAF;
 use crate::transfer::CHUNK;
+
+/// What a buffer's address is a multiple of: the largest sector that disks have.
+pub(crate) const ALIGN: usize = 4096;
 
 /// Buffers of one size that are free.
 struct Shelf {
@@ -23,6 +26,8 @@ static CHUNKS: Shelf = Shelf { len: CHUNK as usize, most: 40, free: Mutex::new(V
 /// those gives it back.
 pub struct Buffer {
     bytes: Vec<u8>,
+    /// Where it begins in `bytes`: at a multiple of [`ALIGN`].
+    start: usize,
     len: usize,
     shelf: Option<&'static Shelf>,
 }
@@ -37,8 +42,9 @@ impl Buffer {
             _ => None,
         };
         let reused = shelf.and_then(|shelf| shelf.free.lock().unwrap_or_else(PoisonError::into_inner).pop());
-        let bytes = reused.unwrap_or_else(|| vec![0; shelf.map_or(len, |shelf| shelf.len)]);
-        Self { bytes, len, shelf }
+        let bytes = reused.unwrap_or_else(|| vec![0; shelf.map_or(len, |shelf| shelf.len) + ALIGN - 1]);
+        let start = bytes.as_ptr().align_offset(ALIGN).min(ALIGN - 1);
+        Self { bytes, start, len, shelf }
     }
 
     /// Its bytes, to be shared.
@@ -49,13 +55,13 @@ impl Buffer {
 
 impl AsMut<[u8]> for Buffer {
     fn as_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes[..self.len]
+        &mut self.bytes[self.start..self.start + self.len]
     }
 }
 
 impl AsRef<[u8]> for Buffer {
     fn as_ref(&self) -> &[u8] {
-        &self.bytes[..self.len]
+        &self.bytes[self.start..self.start + self.len]
     }
 }
 
@@ -84,6 +90,7 @@ mod tests {
             let mut two = Buffer::take(len);
             two.as_mut().fill(2);
             assert!(one.len() == len && two.as_ref().len() == len && one.iter().all(|b| *b == 1));
+            assert!(one.as_ptr().align_offset(ALIGN) == 0 && two.as_ref().as_ptr().align_offset(ALIGN) == 0);
         }
     }
 }

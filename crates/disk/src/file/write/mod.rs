@@ -3,12 +3,11 @@
 
 mod base;
 mod layout;
+mod output;
 mod place;
 
-use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
-use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -19,6 +18,7 @@ use tokio::task::JoinHandle;
 
 pub use self::base::Base;
 use self::layout::Layout;
+use self::output::Output;
 use self::place::Place;
 use super::Format;
 use super::blocking::run;
@@ -28,8 +28,8 @@ use crate::{DiskWrite, LEAF, Leaf, PlainRange, RootBuilder, Written, leaf};
 
 /// Pieces that are hashed and written at once.
 const RUNNING: usize = 4;
-/// Bytes after which the kernel is asked to make durable what was written, while more is written: the last sync then finds little left,
-/// and a slow disk holds the writer back early instead of filling the memory with what it has not taken.
+/// Bytes in the page cache after which the kernel is asked to make them durable, while more is written: the last sync then finds little
+/// left, and a slow disk holds the writer back early instead of filling the memory with what it has not taken.
 const SYNC_EVERY: u64 = 128 << 20;
 
 /// A piece of the disk on its way into the file: within one page, so that no layout needs two tables for it.
@@ -50,6 +50,8 @@ struct Stored {
     leaves: Vec<Leaf>,
     /// Whether its bytes were stored; if not, the file system shares them with the base.
     stored: bool,
+    /// Whether the kernel keeps them in memory until it is told to sync.
+    cached: bool,
 }
 
 /// A disk that is being written into a file.
@@ -70,7 +72,7 @@ pub struct FileWriter {
     fresh: u64,
     /// Bytes that the file system shares with the base.
     shared: u64,
-    /// Bytes written since the last sync began.
+    /// Bytes given to the page cache since the last sync began.
     unsynced: u64,
     /// The sync that is under way. Its error must not be lost: the kernel tells it once.
     syncing: Option<JoinHandle<Result<()>>>,
@@ -136,23 +138,24 @@ impl FileWriter {
         let shares = piece.plain.is_some() && self.shares().await?;
         let placed = self.layout.place(piece.offset, piece.len);
         if let Some((host, table)) = placed.table {
-            self.start(move |file| file.write_all_at(&table, host).map(|()| None)).await?;
+            self.start(move |output| output.file().write_all_at(&table, host).map(|()| None)).await?;
         }
-        self.start(move |file| {
+        self.start(move |output| {
             let leaves = match (piece.leaves, &piece.data) {
                 (Some(leaves), _) => leaves,
                 (None, Some(data)) => data.chunks(LEAF as usize).map(leaf).collect(),
                 (None, None) => Vec::new(),
             };
-            let plain = piece.plain.as_ref();
+            let (plain, file) = (piece.plain.as_ref(), output.file());
             let taken = plain.is_some_and(|from| place::take(from, file, placed.host, piece.len));
+            let mut cached = true;
             match (&piece.data, plain) {
                 _ if taken => {}
-                (Some(data), _) => file.write_all_at(data, placed.host)?,
+                (Some(data), _) => cached = output.write(data, placed.host)?,
                 (None, Some(from)) => place::copy(from, file, placed.host, piece.len)?,
                 (None, None) => return Err(std::io::ErrorKind::InvalidInput.into()),
             }
-            Ok(Some(Stored { first: piece.offset / LEAF, leaves, stored: !(taken && shares) }))
+            Ok(Some(Stored { first: piece.offset / LEAF, leaves, stored: !(taken && shares), cached }))
         })
         .await
     }
@@ -172,23 +175,24 @@ impl FileWriter {
         if len == 0 || !self.place.is_device() {
             return Ok(());
         }
-        self.start(move |file| place::zero_device(file, offset, len).map(|()| None)).await
+        self.start(move |output| place::zero_device(output.file(), offset, len).map(|()| None)).await
     }
 
     async fn start(
         &mut self,
-        work: impl FnOnce(&File) -> std::io::Result<Option<Stored>> + Send + 'static,
+        work: impl FnOnce(&Output) -> std::io::Result<Option<Stored>> + Send + 'static,
     ) -> Result<()> {
         while self.running.len() >= RUNNING {
             self.settle().await?;
         }
-        self.spawn(self.place.file(), work);
+        let output = self.place.output();
+        self.spawn(move || work(&output));
         Ok(())
     }
 
-    fn spawn(&mut self, file: Arc<File>, work: impl FnOnce(&File) -> std::io::Result<Option<Stored>> + Send + 'static) {
+    fn spawn(&mut self, work: impl FnOnce() -> std::io::Result<Option<Stored>> + Send + 'static) {
         let name = self.place.to_string();
-        let work = move || work(&file).map_err(|e| Error::io(format!("cannot write {name}"), e));
+        let work = move || work().map_err(|e| Error::io(format!("cannot write {name}"), e));
         self.running.push_back(tokio::task::spawn_blocking(work));
     }
 
@@ -199,21 +203,19 @@ impl FileWriter {
         let Some(stored) = outcome.map_err(broken)?? else { return Ok(()) };
         for (index, leaf) in (stored.first..).zip(stored.leaves) {
             self.root.push(index, leaf);
-            if stored.stored {
-                self.unsynced += LEAF;
-            } else {
-                self.shared += LEAF;
-            }
+            self.shared += if stored.stored { 0 } else { LEAF };
+            self.unsynced += if stored.stored && stored.cached { LEAF } else { 0 };
             let full = self.recorder.as_mut().and_then(|recorder| recorder.push(index, leaf, stored.stored));
             if let (Some((bytes, at)), Some(recorder)) = (full, &self.recorder) {
-                self.spawn(recorder.file(), move |file| file.write_all_at(&bytes, at).map(|()| None));
+                let file = recorder.file();
+                self.spawn(move || file.write_all_at(&bytes, at).map(|()| None));
             }
         }
         if self.unsynced >= SYNC_EVERY && self.syncing.as_ref().is_none_or(JoinHandle::is_finished) {
             self.synced().await?;
             self.unsynced = 0;
-            let (file, name) = (self.place.file(), self.place.to_string());
-            let sync = move || file.sync_data().map_err(|e| Error::io(format!("cannot write {name}"), e));
+            let (output, name) = (self.place.output(), self.place.to_string());
+            let sync = move || output.file().sync_data().map_err(|e| Error::io(format!("cannot write {name}"), e));
             self.syncing = Some(tokio::task::spawn_blocking(sync));
         }
         Ok(())
@@ -264,15 +266,16 @@ impl DiskWrite for FileWriter {
         let Self { place, layout, root, recorder, received, fresh, shared, .. } = *self;
         let (root, pages) = root.finish_with_pages();
         let stored = run(move || {
-            let file: Arc<File> = place.file();
-            let seal = || layout.seal(&file).and_then(|()| file.sync_all());
+            let output = place.output();
+            let file = output.file();
+            let seal = || layout.seal(file).and_then(|()| file.sync_all());
             seal().map_err(|e| Error::io(format!("cannot write {place}"), e))?;
             let meta = file.metadata().map_err(|e| Error::io(format!("cannot look at {place}"), e))?;
             // less than the length where there are holes; more where the file system has reserved room
             let kept = (meta.blocks() * 512).min(meta.len());
             let stored = if place.is_device() { received } else { kept.saturating_sub(shared) };
             if let Some(recorder) = recorder {
-                recorder.publish(&file, &root, &pages)?;
+                recorder.publish(file, &root, &pages)?;
             }
             place.publish()?;
             Ok(stored)

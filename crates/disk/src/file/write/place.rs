@@ -14,12 +14,13 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::super::Format;
+use super::output::Output;
 use crate::PlainRange;
 
 /// A file that is being written. Dropped before it is published, it is removed; after a crash its `.partial` stays,
 /// and the next writer of the same name takes it over.
 pub(super) struct Place {
-    file: Arc<File>,
+    output: Arc<Output>,
     path: PathBuf,
     /// `None`: a block device, which is written where it is.
     partial: Option<PathBuf>,
@@ -51,7 +52,7 @@ impl Place {
             file.set_len(size).map_err(|e| Error::io(what(), e))?;
         }
         crash::point("disk.create.after");
-        Ok(Self { file: Arc::new(file), path: path.to_owned(), partial: Some(partial) })
+        Ok(Self { output: Arc::new(Output::new(file, &partial)), path: path.to_owned(), partial: Some(partial) })
     }
 
     fn device(path: &Path, format: Format, size: u64) -> Result<Self> {
@@ -64,15 +65,15 @@ impl Place {
         if len < size {
             return Err(Error::new(Kind::Quota, what()).because(format!("it has {len} bytes, the disk has {size}")));
         }
-        Ok(Self { file: Arc::new(file), path: path.to_owned(), partial: None })
+        Ok(Self { output: Arc::new(Output::new(file, path)), path: path.to_owned(), partial: None })
     }
 
     pub(super) fn is_device(&self) -> bool {
         self.partial.is_none()
     }
 
-    pub(super) fn file(&self) -> Arc<File> {
-        self.file.clone()
+    pub(super) fn output(&self) -> Arc<Output> {
+        self.output.clone()
     }
 
     /// Tells whether bytes of other files can be shared here.

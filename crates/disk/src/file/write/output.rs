@@ -1,0 +1,78 @@
+//! The file that is written, past the page cache where that can be: a disk that is restored is many times larger than what the host can
+//! cache, would push out what its guests use, costs a copy of every byte, and is on its way only when it is synced.
+//!
+//! Who writes past the cache waits for the device, and hears of its errors at once. Durable is it after a sync, as everything else.
+
+use std::fs::{File, OpenOptions};
+use std::io::Result;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use crate::pool::ALIGN;
+
+/// A file, open in both ways. Ranges written in one way must not share a page with those of the other: writers write whole leaves.
+pub(super) struct Output {
+    file: File,
+    /// The same file without the cache; none where the file system knows only the other way.
+    direct: Option<File>,
+    /// The file system opened it so, but does not write so.
+    refused: AtomicBool,
+}
+
+impl Output {
+    /// `file`, which lies at `path`.
+    pub(super) fn new(file: File, path: &Path) -> Self {
+        let direct = OpenOptions::new().write(true).custom_flags(OFlags::DIRECT.bits() as i32).open(path);
+        Self { file, direct: direct.ok(), refused: AtomicBool::new(false) }
+    }
+
+    /// The file with its cache: for all that is small, and to sync both.
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Writes all of `data`. Returns whether it is in the page cache.
+    pub(super) fn write(&self, data: &[u8], at: u64) -> Result<bool> {
+        let fits = at.is_multiple_of(ALIGN as u64) && data.len().is_multiple_of(ALIGN);
+        let fits = fits && data.as_ptr().align_offset(ALIGN) == 0 && !self.refused.load(Ordering::Relaxed);
+        if let Some(direct) = self.direct.as_ref().filter(|_| fits) {
+            match direct.write_all_at(data, at) {
+                Ok(()) => return Ok(false),
+                // a device with larger sectors, or the rest of a write that ended within one
+                Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
+                    self.refused.store(true, Ordering::Relaxed);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.file.write_all_at(data, at).map(|()| true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Buffer;
+
+    #[test]
+    fn what_fits_no_sector_is_written_the_other_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk");
+        let output = Output::new(File::create_new(&path).unwrap(), &path);
+        let mut aligned = Buffer::take(2 * ALIGN);
+        aligned.as_mut().fill(1);
+        let aligned = aligned.freeze();
+        let direct = output.direct.is_some();
+        assert_eq!(output.write(&aligned, 0).unwrap(), !direct);
+        assert!(output.write(&aligned[1..ALIGN + 1], 2 * ALIGN as u64).unwrap(), "an address that is no multiple");
+        assert!(output.write(&aligned[..512], 3 * ALIGN as u64).unwrap(), "a length that is none");
+        assert_eq!(std::fs::read(&path).unwrap(), vec![1; 3 * ALIGN + 512]);
+        if !direct {
+            println!("SKIPPED: {} cannot be written past the page cache", path.display());
+        }
+    }
+}
