@@ -128,7 +128,7 @@ impl Shared {
                 let operation = format!("cannot {name} within {} s", limit.as_secs());
                 return Err(Error::new(Kind::Transient, operation).because("no answer came"));
             };
-            turn.end(&answer);
+            let paced = turn.end(&answer);
             let error = match answer {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
@@ -136,7 +136,9 @@ impl Shared {
             let why = error.chain();
             let wait = attempts.failed_by(error, name, started.elapsed(), self.chance())?;
             tracing::debug!(operation = name, attempts = attempts.failed(), ?wait, error = why, "retrying");
-            tokio::time::sleep(wait).await;
+            if !paced {
+                tokio::time::sleep(wait).await;
+            }
         }
     }
 }

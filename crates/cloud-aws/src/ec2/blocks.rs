@@ -1,7 +1,8 @@
 //! Reading a snapshot by its blocks of 512 KiB, whole or what changed since an earlier one.
 //!
 //! Tokens of blocks come with the lists, a page at a time, and a few pages are kept. Every block's checksum is
-//! compared. Pages may be empty and have a successor.
+//! compared. Pages may be empty and have a successor. Each block is tried again by itself: a snapshot's limit counts
+//! blocks, and what comes behind one that is throttled does not wait for it.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,12 +12,14 @@ use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{Bytes, BytesMut};
+use cloud::Flight;
 use disk::DiskRead;
 use futures::{StreamExt, TryStreamExt, stream};
 use model::{Error, Extent, ExtentList, Kind, Result};
 
 use super::config::Clients;
 use super::error::classify;
+use super::patience::{flight, patiently};
 
 /// Bytes of a block.
 pub(super) const BLOCK: u64 = 512 << 10;
@@ -56,6 +59,9 @@ pub(super) struct BlockReader {
     pages: Mutex<VecDeque<Page>>,
     kept: Mutex<VecDeque<(u64, Bytes)>>,
     listing: tokio::sync::Mutex<()>,
+    /// Calls for lists, which have a limit of their own.
+    lists: Flight,
+    fetches: Flight,
 }
 
 impl BlockReader {
@@ -70,6 +76,8 @@ impl BlockReader {
             pages: Mutex::default(),
             kept: Mutex::default(),
             listing: tokio::sync::Mutex::default(),
+            lists: flight(),
+            fetches: flight(),
         }
     }
 
@@ -100,6 +108,11 @@ impl BlockReader {
 
     /// The next blocks of the snapshot, or of the changes, at or after `from`.
     async fn list(&self, from: u64, changes: bool) -> Result<Listed> {
+        let what = format!("list blocks of snapshot {}", self.snapshot);
+        patiently(&self.lists, &what, || self.list_once(from, changes)).await
+    }
+
+    async fn list_once(&self, from: u64, changes: bool) -> Result<Listed> {
         let operation = || format!("cannot list blocks of snapshot {} from {from}", self.snapshot);
         let start = i32::try_from(from).map_err(|error| Error::new(Kind::Invalid, operation()).because(error))?;
         let base = self.base.as_ref().filter(|_| changes);
@@ -164,8 +177,11 @@ impl BlockReader {
         if let Some(bytes) = kept(self) {
             return Ok(Some(bytes));
         }
-        let Some(token) = self.token(index).await? else { return Ok(None) };
-        let bytes = self.fetch(index, &token).await?;
+        if self.known(index) == Some(None) {
+            return Ok(None);
+        }
+        let what = format!("read block {index} of snapshot {}", self.snapshot);
+        let Some(bytes) = patiently(&self.fetches, &what, || self.fetch(index)).await? else { return Ok(None) };
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() == KEPT {
             kept.pop_front();
@@ -174,16 +190,20 @@ impl BlockReader {
         Ok(Some(bytes))
     }
 
-    async fn fetch(&self, index: u64, token: &str) -> Result<Bytes> {
+    async fn fetch(&self, index: u64) -> Result<Option<Bytes>> {
         let operation = || format!("cannot read block {index} of snapshot {}", self.snapshot);
+        let Some(token) = self.token(index).await? else { return Ok(None) };
         let at = i32::try_from(index).map_err(|error| Error::new(Kind::Invalid, operation()).because(error))?;
         let call = self.clients.ebs.get_snapshot_block().snapshot_id(&self.snapshot);
         let answer = match call.block_index(at).block_token(token).send().await {
             Ok(answer) => answer,
             Err(error) => {
-                // a token may have expired: the next attempt gets a new one
-                self.pages().clear();
-                return Err(classify(operation(), error));
+                let error = classify(operation(), error);
+                if error.kind() != Kind::Throttled {
+                    // a token may have expired: the next attempt gets a new one
+                    self.pages().clear();
+                }
+                return Err(error);
             }
         };
         let checksum = answer.checksum().unwrap_or_default().to_owned();
@@ -195,7 +215,7 @@ impl BlockReader {
         if STANDARD.encode(digest::digest(&digest::SHA256, &body)) != checksum {
             return Err(transient("its bytes do not fit the checksum that came with them".to_owned()));
         }
-        Ok(body)
+        Ok(Some(body))
     }
 }
 

@@ -57,7 +57,8 @@ fn of_reason(reason: &str) -> Option<(Kind, Option<&'static str>)> {
         // somebody, perhaps an attempt of ours whose answer was lost, writes the same block just now
         "CONFLICTING_BLOCK_UPDATE" => (Kind::Transient, None),
         "DEPENDENCY_SERVICE_QUOTA_EXCEEDED" => (Kind::Quota, Some(RAISE)),
-        "INVALID_BLOCK_TOKEN" => (Kind::Permanent, None),
+        // it has expired: the next attempt has a new one
+        "INVALID_BLOCK_TOKEN" => (Kind::Transient, None),
         _ => return None,
     })
 }

@@ -1,14 +1,12 @@
-//! Trying a call again where nobody above can: blocks that were handed over are not handed over twice.
+//! Trying a call again where nobody above can, or should: blocks that were handed over are not handed over twice, and a
+//! block that is read is one of several of a call.
 //!
 //! The rule is [`model::Patience`], as everywhere, and how many are in flight adapts as everywhere.
 
 use std::future::Future;
 
-use async_trait::async_trait;
-use bytes::Bytes;
 use cloud::Flight;
-use disk::DiskRead;
-use model::{ExtentList, Patience, Result};
+use model::{Patience, Result};
 use tokio::time::{Instant, sleep};
 
 /// Blocks in flight at first.
@@ -32,53 +30,17 @@ where
     loop {
         let turn = flight.turn().await;
         let answer = call().await;
-        turn.end(&answer);
+        let paced = turn.end(&answer);
         match answer {
             Ok(done) => return Ok(done),
             Err(error) => {
                 let wait = attempts.failed_by(error, what, begun.elapsed(), rand::random())?;
                 tracing::debug!(what, wait = wait.as_millis(), "a block is tried again");
-                sleep(wait).await;
+                if !paced {
+                    sleep(wait).await;
+                }
             }
         }
-    }
-}
-
-/// A reader whose calls are tried again, for work inside this provider: readers that are handed out get that from the
-/// decorator.
-pub(super) struct Patient<R> {
-    inner: R,
-    flight: Flight,
-}
-
-impl<R: DiskRead> Patient<R> {
-    pub(super) fn new(inner: R) -> Self {
-        Self { inner, flight: flight() }
-    }
-}
-
-#[async_trait]
-impl<R: DiskRead> DiskRead for Patient<R> {
-    fn size(&self) -> u64 {
-        self.inner.size()
-    }
-
-    async fn extents(&self, from: u64) -> Result<ExtentList> {
-        let what = format!("list extents of {}", self.inner.describe());
-        patiently(&self.flight, &what, || self.inner.extents(from)).await
-    }
-
-    async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes> {
-        let what = format!("read {}", self.inner.describe());
-        patiently(&self.flight, &what, || self.inner.read_at(offset, len)).await
-    }
-
-    fn is_incremental(&self) -> bool {
-        self.inner.is_incremental()
-    }
-
-    fn describe(&self) -> String {
-        self.inner.describe()
     }
 }
 

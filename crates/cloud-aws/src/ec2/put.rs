@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use cloud::Flight;
-use disk::{DiskRead, LEAF};
+use disk::LEAF;
 use model::{Error, Kind, Result};
 use tokio::task::JoinSet;
 
@@ -111,8 +111,7 @@ impl Snapshot {
                 .because(format!("the parent has no block {}, and its record has one", block.index))
         };
         let parent = self.parent.as_ref().ok_or_else(lost)?;
-        let what = format!("read block {} of {}", block.index, parent.describe());
-        let old = patiently(&self.flight, &what, || parent.block(block.index)).await?.ok_or_else(lost)?;
+        let old = parent.block(block.index).await?.ok_or_else(lost)?;
         let mut bytes = Vec::from(block.bytes);
         for at in block.rest.iter().map(|at| at * LEAF as usize) {
             bytes[at..at + LEAF as usize].copy_from_slice(&old[at..at + LEAF as usize]);

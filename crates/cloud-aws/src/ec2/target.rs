@@ -13,7 +13,7 @@ use model::{
 use super::blocks::{BLOCK, BlockReader};
 use super::config::Clients;
 use super::error::classify;
-use super::patience::{Patient, flight, patiently};
+use super::patience::{flight, patiently};
 use super::records::{Record, RecordWriter};
 use super::snapshot::{self, GIB, Held};
 use super::write::{Base, BlockWriter};
@@ -106,7 +106,7 @@ impl AwsSite {
             )));
         }
         let name = format!("disk {} of image {image} at {}", disk.name, self.config.site);
-        let reader = |base| Patient::new(BlockReader::new(clients, &held.id, base, disk.size, name.clone()));
+        let reader = |base| BlockReader::new(clients, &held.id, base, disk.size, name.clone());
         let path = |snapshot: &str| records::path(&self.config.scratch, snapshot);
         if relay::is_copy(&held) {
             let bases = patiently(&flight, &what, || relay::siblings(clients, &held)).await?;
@@ -165,8 +165,7 @@ impl Target for AwsSite {
         if let Some(image) = base {
             let (held, reader) = self.disk_of(image, disk).await?;
             if self.may_be_parent(&held, size) {
-                let patient = Patient::new(self.disk_of(image, disk).await?.1);
-                let record = records::of(&patient, &records::path(&self.config.scratch, &held.id)).await?;
+                let record = records::of(&reader, &records::path(&self.config.scratch, &held.id)).await?;
                 over = Some((Base { record, blocks: held.size / BLOCK }, reader));
                 parent = Some(held.id);
             } else {
@@ -178,7 +177,7 @@ impl Target for AwsSite {
         let writer: Box<dyn DiskWrite> = Box::new(writer);
         let writer = match under {
             // its parent cannot be had: what does not arrive is read there and written again
-            Some(reader) => disk::over(Box::new(Patient::new(reader)), writer),
+            Some(reader) => disk::over(Box::new(reader), writer),
             None => writer,
         };
         Ok((made, writer))
