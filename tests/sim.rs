@@ -62,6 +62,11 @@ impl CloudSim {
         self.folder.path().join("volumes").join(id)
     }
 
+    /// The file of a managed disk, by what `state` calls its file.
+    pub fn managed_disk(&self, file: &str) -> PathBuf {
+        self.folder.path().join("azure").join(file)
+    }
+
     /// What the serial port of the machine that spoke last has said so far: a running guest seen from outside.
     pub fn console(&self) -> String {
         let all = std::fs::read_dir(self.folder.path().join("machines")).into_iter().flatten().flatten();

@@ -9,6 +9,7 @@ mod common;
 use std::collections::BTreeSet;
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 
 use common::{World, pattern};
 use serde_json::{Value, json};
@@ -266,4 +267,112 @@ fn a_server_at_azure() {
     assert!(sum(&sim, "GetPageRangesDiff", "status") > 0);
     restores(&world, "vault:main", "the machine's disk is the guest's");
     world.fine(&["verify", "-q"]);
+}
+
+/// The machine `web-1` with two disks at Azure, a guest's that was restored there; the files of its disks, the system's
+/// first.
+fn a_pair(sim: &CloudSim, world: &World) -> Vec<PathBuf> {
+    let disks: String = ["web-1", "data"]
+        .iter()
+        .map(|name| {
+            let file = world.path(&format!("guests/{name}.raw"));
+            std::fs::write(&file, pattern(name.len() as u64, 20 << 20)).unwrap();
+            format!("[[disks]]\nname = \"{name}\"\npath = \"{}\"\nformat = \"raw\"\n", file.display())
+        })
+        .collect();
+    world.write("guests/web-1.toml", &disks);
+    world.fine(&["run", "all", "-q"]);
+    world.fine(&["restore", "web-1", "--to", "azure-we", "-q"]);
+    let state = sim.control("GET", "state", &Value::Null);
+    let mut disks: Vec<(String, PathBuf)> = state["azure"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|it| it["kind"] == "disk")
+        .map(|it| (it["id"].as_str().unwrap().to_owned(), sim.managed_disk(it["file"].as_str().unwrap())))
+        .collect();
+    disks.sort();
+    disks.into_iter().map(|(_, file)| file).collect()
+}
+
+/// A running machine of two disks is captured by a restore point, into a vault and into an image of another region;
+/// whatever the death, both disks of every place are of one instant afterwards, and nothing is left over.
+#[test]
+fn killed_while_a_machine_of_two_disks_is_captured() {
+    let sim = CloudSim::start(&["--calm", "--no-qemu"]);
+    let world = world(&sim, 20);
+    let disks = a_pair(&sim, &world);
+    assert_eq!(disks.len(), 2);
+    policy(&world, "azure-we", "{ to = \"vault:main\" }, { to = \"azure-ne\" }");
+    world.fine(&["run", "all", "-q"]);
+    let (mut deaths, stride) = (0, if is_full() { 1 } else { 17 });
+    for n in (1..).step_by(stride) {
+        for disk in &disks {
+            let disk = std::fs::OpenOptions::new().write(true).open(disk).unwrap();
+            disk.write_all_at(&pattern(n as u64 + 100, 128 << 10), 4 << 20).unwrap();
+        }
+        let output = world.command(&["run", "all", "-q"]).env("REPLICATE_CRASH_AT", n.to_string()).output().unwrap();
+        if output.status.signal() != Some(9) {
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            break;
+        }
+        deaths += 1;
+        world.fine(&["run", "all", "-q"]);
+        for from in ["vault:main", "azure-ne"] {
+            for (name, disk) in ["os", "lun-0"].into_iter().zip(&disks) {
+                let _ = std::fs::remove_file(world.path("back.raw"));
+                world.fine(&["restore", "web-1", "--to", "./back.raw", "--from", from, "--disk", name, "-q"]);
+                let there = std::fs::read(world.path("back.raw")).unwrap();
+                assert!(there == std::fs::read(disk).unwrap(), "{name} of {from}, died at {n}");
+            }
+        }
+    }
+    world.prune();
+    world.fine(&["sweep", "-q"]);
+    println!("killed at {deaths} points, recovered each time");
+    assert!(deaths > 3);
+    let left: Vec<String> = left(&sim).into_iter().map(|it| it.trim_end_matches(" open").to_owned()).collect();
+    // the machine with its disks and the base of its next capture; the guest's image, the restore's own, and the image in
+    // the other region
+    let mut expected = vec!["collection", "disk", "disk", "disk of a point", "disk of a point", "machine"];
+    expected.extend(["snapshot"; 6]);
+    assert_eq!(left, expected);
+}
+
+/// A restore of two disks dies: afterwards its server is there with both, as its owner's own, or nothing is.
+#[test]
+fn killed_while_two_disks_are_launched() {
+    let sim = CloudSim::start(&["--calm", "--no-qemu"]);
+    let world = world(&sim, 20);
+    a_pair(&sim, &world);
+    let (mut deaths, mut servers, stride) = (0, 0, if is_full() { 1 } else { 5 });
+    for n in (1..).step_by(stride) {
+        let before = left(&sim).len();
+        let name = format!("web-1-{n}");
+        let restore = ["restore", "web-1", "--from", "azure-we", "--to", "azure-we", "--name", &name, "-q"];
+        let output = world.command(&restore).env("REPLICATE_CRASH_AT", n.to_string()).output().unwrap();
+        if output.status.signal() != Some(9) {
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            break;
+        }
+        deaths += 1;
+        // it names a server that was launched
+        let swept = world.run(&["sweep"]);
+        let said = String::from_utf8_lossy(&[swept.stdout, swept.stderr].concat()).into_owned();
+        world.fine(&["sweep", "-q"]);
+        let state = sim.control("GET", "state", &Value::Null);
+        let launched = state["azure"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|it| it["kind"] == "machine" && it["id"].as_str().unwrap().ends_with(&format!("/{name}")));
+        let scratch = state["azure"].as_array().unwrap().iter().filter(|it| it["tags"]["replicate:role"] == "scratch");
+        assert_eq!(scratch.count(), 0, "died at {n}: {said}");
+        // a server stays with its disks and its image
+        assert_eq!(left(&sim).len() - before, if launched { 5 } else { 0 }, "died at {n}: {said}");
+        assert_eq!(said.contains(&name), launched, "died at {n}: {said}");
+        servers += usize::from(launched);
+    }
+    println!("killed at {deaths} points, after which {servers} servers were there, each with both disks");
+    assert!(deaths > 3);
 }

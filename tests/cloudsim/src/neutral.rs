@@ -77,14 +77,17 @@ fn azure(sim: &Sim) -> Vec<Value> {
                 Kind::Snapshot { .. } => "snapshot",
             };
             let open = it.access.is_some();
-            json!({ "kind": kind, "id": it.id, "region": it.location, "tags": it.tags, "state": if open { "open" } else { "there" } })
+            json!({
+                "kind": kind, "id": it.id, "region": it.location, "tags": it.tags, "file": it.unique,
+                "state": if open { "open" } else { "there" },
+            })
         });
-        let machines = world.azure.machines.values().map(|it| {
-            json!({ "kind": "machine", "id": it.id, "region": it.location, "tags": it.tags, "state": it.power })
-        });
-        let collections = world.azure.collections.values().map(|it| {
-            json!({ "kind": "collection", "id": it.id, "region": it.location, "tags": it.tags, "state": "there" })
-        });
+        let machines = world.azure.machines.values().map(
+            |it| json!({ "kind": "machine", "id": it.id, "region": it.location, "tags": it.tags, "state": it.power }),
+        );
+        let collections = world.azure.collections.values().map(
+            |it| json!({ "kind": "collection", "id": it.id, "region": it.location, "tags": it.tags, "state": "there" }),
+        );
         resources.chain(machines).chain(collections).collect::<Vec<Value>>()
     })
 }

@@ -3,7 +3,7 @@
 //! An instance's id is the machine's name, a slash, and the name under which its disks are found, so that it can be
 //! taken away whole even when the machine is gone already. Its card is made and deleted with it by Azure.
 
-use model::{Error, Firmware, ImageId, InstanceId, Kind, RestorePoint, Result, Role, Tags, Token, tag};
+use model::{Error, Firmware, ImageId, InstanceId, Kind, RestorePoint, Result, Role, Tags, Token};
 use serde_json::{Value, json};
 
 use super::super::arm::{Shown, What};
@@ -82,7 +82,6 @@ pub(super) async fn launch(
             made => made.map_err(|error| error.within(operation.clone()))?,
         }
     }
-    launched.keep_disks().await?;
     let id = id_of(&name, &tags).ok_or_else(|| wrong("its name is none"))?;
     Ok(Instance { id, ports: Vec::new() })
 }
@@ -102,14 +101,13 @@ impl Launched<'_> {
         format!("{}-{place}", self.stem)
     }
 
-    /// The tags of a disk: scratch until its machine is there, since nobody would come back for it.
-    fn disk_tags(&self, place: usize, role: Option<Role>) -> Tags {
+    /// The tags of a disk, its machine's role among them from the beginning: a mark that came after the machine would be
+    /// one that a crash leaves out, and a server's disk would be swept once its owner has detached it. What a restore has
+    /// made before it died is known by its run.
+    fn disk_tags(&self, place: usize) -> Tags {
         let mut tags = self.tags.clone();
         tags.insert(marks::PART.to_owned(), "volume".to_owned());
         tags.insert(marks::DISK.to_owned(), self.point.disks[place].name.to_string());
-        if role == Some(Role::Scratch) {
-            tags.insert(tag::ROLE.to_owned(), "scratch".to_owned());
-        }
         tags
     }
 
@@ -126,21 +124,13 @@ impl Launched<'_> {
                 properties["hyperVGeneration"] = json!(generation(&self.point.machine.firmware));
             }
             let body = json!({
-                "location": self.site.config.location, "tags": self.disk_tags(place, Some(Role::Scratch)),
+                "location": self.site.config.location, "tags": self.disk_tags(place),
                 "sku": { "name": self.site.config.storage }, "properties": properties,
             });
             client.create(What::Disk, &name, &body, false).await?;
             ids.push(client.id(What::Disk, &name));
         }
         Ok(ids)
-    }
-
-    /// Gives the disks the role of their machine.
-    async fn keep_disks(&self) -> Result<()> {
-        for place in 0..self.point.disks.len() {
-            self.site.client()?.tag(What::Disk, &self.disk_name(place), &self.disk_tags(place, None)).await?;
-        }
-        Ok(())
     }
 
     /// What is asked for, but for the disks.
