@@ -24,8 +24,13 @@ fn world(sim: &CloudSim, mib: usize) -> World {
         format!(
             "[sites.{name}]\nkind = \"azure\"\nsubscription = {}\nresource-group = \"{group}\"\nlocation = \"{location}\"\n\
              tenant = {}\nclient = {}\nsecret = \"file:azure-secret\"\nscratch = \"scratch\"\narm-endpoint = {}\n\
-             login-endpoint = {}\n[sites.{name}.restore]\nsize = \"Standard_B1s\"\nsubnet = \"{network}/servers\"\n",
-            azure["subscription"], azure["tenant"], azure["client"], azure["arm"], azure["login"]
+             login-endpoint = {}\ndisk-encryption-set = {}\n[sites.{name}.restore]\nsize = \"Standard_B1s\"\nsubnet = \"{network}/servers\"\n",
+            azure["subscription"],
+            azure["tenant"],
+            azure["client"],
+            azure["arm"],
+            azure["login"],
+            azure["groups"].as_array().unwrap().iter().find(|it| it["name"] == group).unwrap()["encryption-set"]
         )
     };
     let sites = site("azure-we", "prod", "westeurope") + &site("azure-ne", "dr", "northeurope");

@@ -85,11 +85,11 @@ def footer(size):
     return bytes(out)
 
 
-def upload(client, name, size, parts, foot=None):
+def upload(client, name, size, parts, foot=None, **more):
     """A disk with the given bytes."""
     client.disks.begin_create_or_update("prod", name, {
         "location": "westeurope", "sku": {"name": "Premium_LRS"}, "tags": {"a": "b"},
-        "properties": {"creationData": {"createOption": "Upload", "uploadSizeBytes": size + 512}, "osType": "Linux", "hyperVGeneration": "V2"},
+        "properties": {"creationData": {"createOption": "Upload", "uploadSizeBytes": size + 512}, "osType": "Linux", "hyperVGeneration": "V2", **more},
     }).result()
     assert client.disks.get("prod", name).properties.disk_state == "ReadyToUpload"
     sas = client.disks.begin_grant_access("prod", name, {"access": "Write", "durationInSeconds": 600}).result().access_sas

@@ -36,16 +36,6 @@ def crc64(data):
     return sum ^ 0xFFFFFFFFFFFFFFFF
 
 
-def crc64(data):
-    """The sum that page blobs are checked by: the polynomial is that of Microsoft's own SDKs."""
-    sum = 0xFFFFFFFFFFFFFFFF
-    for byte in data:
-        sum ^= byte
-        for _ in range(8):
-            sum = sum >> 1 ^ (0x9A6C9329AC4BC9B5 if sum & 1 else 0)
-    return sum ^ 0xFFFFFFFFFFFFFFFF
-
-
 def disks(sim, client):
     """Upload, snapshot, read, compare: written and cleared ranges in one order."""
     data = random.Random(1).randbytes(MIB)
@@ -197,6 +187,33 @@ def kept(sim, client):
     fresh.snapshots.begin_delete("prod", "one").result()
 
 
+def encrypted(sim, client):
+    """A disk encryption set is of one region; a snapshot of a disk has the disk's own; a copy has one of its region."""
+    here, there = (group["encryption-set"] for group in sim.greeting["azure"]["groups"])
+    shown = judged(client.disk_encryption_sets.get("prod", "replicas"))
+    assert (shown.id, shown.location, shown.properties.encryption_type) == (here, "westeurope", "EncryptionAtRestWithCustomerKey")
+    refused(404, "ResourceNotFound", client.disk_encryption_sets.get, "prod", "none")
+    with_set = lambda id, kind="EncryptionAtRestWithCustomerKey": {"type": kind, "diskEncryptionSetId": id}
+    size = 20 * MIB
+    for code, status, wanted in [
+        ("BadRequest", 400, with_set(there)), ("ResourceNotFound", 404, with_set(here + "x")),
+        ("InvalidParameter", 400, with_set(here, "EncryptionAtRestWithPlatformAndCustomerKeys")),
+        ("InvalidParameter", 400, with_set(here, "EncryptionAtRestWithPlatformKey")),
+        ("InvalidParameter", 400, {"type": "EncryptionAtRestWithCustomerKey"}),
+        ("InvalidParameter", 400, with_set(here.replace("replicas", "confidential"), "ConfidentialVmEncryptedWithCustomerKey")),
+    ]:
+        refused(status, code, upload, client, "odd", size, {}, encryption=wanted)
+    disk = upload(client, "safe", size, {0: b"\1" * 4096}, encryption=with_set(here.upper()))
+    assert disk.properties.encryption.disk_encryption_set_id == here.upper()
+    refused(400, "InvalidParameter", snapshot, client, "one", disk.id)
+    refused(400, "InvalidParameter", snapshot, client, "one", disk.id, encryption=with_set(here.replace("replicas", "replicas-twice"), "EncryptionAtRestWithPlatformAndCustomerKeys"))
+    one = snapshot(client, "one", disk.id, encryption=with_set(here))
+    assert one.properties.encryption.type == "EncryptionAtRestWithCustomerKey"
+    refused(400, "BadRequest", snapshot, client, "away", one.id, "dr", "northeurope", "CopyStart", encryption=with_set(here))
+    away = snapshot(client, "away", one.id, "dr", "northeurope", "CopyStart", encryption=with_set(there))
+    assert away.properties.encryption.disk_encryption_set_id == there
+
+
 def points(sim, client):
     """A restore point holds all disks of a machine at one instant; it is read and compared as snapshots are."""
     disks = [upload(client, name, 24 * MIB, {0: name.encode() * 4096}) for name in ("abcd", "efgh")]
@@ -269,7 +286,7 @@ def slow(sim, client):
     refused(429, "TooManyRequests", client.disks.get, "prod", "empty")
 
 
-FACTS = [disks, relay, limits, kept, points, slow]
+FACTS = [disks, relay, limits, kept, encrypted, points, slow]
 
 
 def main():

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use serde_json::{Map, Value, json};
 
+use crate::azure::encryption;
 use crate::azure::state::{CLIENT, GROUPS, SECRET, SUBSCRIPTION, TENANT};
 use crate::sim::Sim;
 use crate::world::World;
@@ -31,7 +32,7 @@ pub fn greeting(sim: &Sim, address: SocketAddr) -> Value {
         let azure = json!({
             "login": format!("http://{address}/azure/login"), "arm": format!("http://{address}/azure/arm"),
             "tenant": TENANT, "client": CLIENT, "secret": SECRET, "subscription": SUBSCRIPTION,
-            "groups": GROUPS.iter().map(|(name, place)| json!({ "name": name, "location": place })).collect::<Vec<_>>(),
+            "groups": GROUPS.iter().map(group).collect::<Vec<_>>(),
         });
         json!({
             "azure": azure,
@@ -41,6 +42,11 @@ pub fn greeting(sim: &Sim, address: SocketAddr) -> Value {
             "boots": if sim.machines.real { "instances boot in QEMU" } else { "instances do not boot (--no-qemu)" },
         })
     })
+}
+
+/// A resource group of Azure, where it is, and a key of its.
+fn group((name, place): &(&str, &str)) -> Value {
+    json!({ "name": name, "location": place, "encryption-set": encryption::id(name, "replicas") })
 }
 
 /// What an instance can be put into, by region.

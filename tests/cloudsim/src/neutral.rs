@@ -79,7 +79,7 @@ fn azure(sim: &Sim) -> Vec<Value> {
             let open = it.access.is_some();
             json!({
                 "kind": kind, "id": it.id, "region": it.location, "tags": it.tags, "file": it.unique,
-                "state": if open { "open" } else { "there" },
+                "encryption": it.encryption, "state": if open { "open" } else { "there" },
             })
         });
         let machines = world.azure.machines.values().map(

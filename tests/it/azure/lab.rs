@@ -59,6 +59,13 @@ impl Lab {
         Login::new(Identity::Secret { tenant, client, secret: Secret::File(secret) }, self.text("login"))
     }
 
+    /// The disk encryption set of a group.
+    pub fn set_of(&self, group: &str) -> String {
+        let groups = self.azure["groups"].as_array().unwrap();
+        let found = groups.iter().find(|it| it["name"] == group).unwrap();
+        found["encryption-set"].as_str().unwrap().to_owned()
+    }
+
     /// The group `prod` in westeurope.
     pub fn config(&self) -> AzureConfig {
         let network = "/subscriptions/s/resourceGroups/net/providers/Microsoft.Network/virtualNetworks/n/subnets";
@@ -76,20 +83,24 @@ impl Lab {
             login: self.login(&self.text("client")),
             arm: self.text("arm"),
             storage: "StandardSSD_LRS".to_owned(),
+            encryption_set: None,
             scratch: self.folder.path().join("scratch"),
             restore: Restore { usual, ..Restore::default() },
         }
     }
 
     /// The group `dr` in northeurope.
-    pub fn other_region(&self) -> Arc<dyn Cloud> {
+    pub fn config_there(&self) -> AzureConfig {
         let site = SiteName::new("azure-ne").unwrap();
-        let config = AzureConfig { site, group: "dr".to_owned(), location: "northeurope".to_owned(), ..self.config() };
-        Arc::new(Retrying::new(Arc::new(AzureSite::new(config)), RetryOptions::default()))
+        AzureConfig { site, group: "dr".to_owned(), location: "northeurope".to_owned(), ..self.config() }
+    }
+
+    pub fn other_region(&self) -> Arc<dyn Cloud> {
+        open(self.config_there())
     }
 
     pub fn site(&self) -> Arc<dyn Cloud> {
-        Arc::new(Retrying::new(Arc::new(AzureSite::new(self.config())), RetryOptions::default()))
+        open(self.config())
     }
 
     /// Where the simulator keeps the bytes of disks.
@@ -131,6 +142,11 @@ impl Lab {
         });
         all.collect()
     }
+}
+
+/// A site as the program opens it.
+pub fn open(config: AzureConfig) -> Arc<dyn Cloud> {
+    Arc::new(Retrying::new(Arc::new(AzureSite::new(config)), RetryOptions::default()))
 }
 
 /// A group in which anything may be made.

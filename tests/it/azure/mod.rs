@@ -1,5 +1,6 @@
 //! The provider `azure` against the simulator: the suites, a storm of delays and faults, and a guest that boots.
 
+mod encryption;
 mod journey;
 mod keep;
 mod lab;

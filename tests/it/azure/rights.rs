@@ -8,7 +8,7 @@ use std::sync::Arc;
 use cloud::{Cloud, CopyRequest, CopyState, LaunchOptions, Network, Outcome, Power, RetryOptions, Retrying, Stop};
 use cloud_azure::compute::{AzureConfig, AzureSite};
 use disk::LEAF;
-use model::{DiskName, ImageId, ImageOptions, Kind, PointDisk, RestorePoint, Role, ServerName, SiteName};
+use model::{DiskName, ImageId, ImageOptions, Kind, PointDisk, RestorePoint, Role, ServerName};
 use serde_json::{Value, json};
 
 use super::journey::request;
@@ -36,9 +36,8 @@ async fn sites(lab: &Lab, name: &str, role: &Value) -> (Arc<dyn Cloud>, Arc<dyn 
         config.restore.usual.security_group = Some("/subscriptions/s/networkSecurityGroups/closed".to_owned());
         Arc::new(Retrying::new(Arc::new(AzureSite::new(config)), RetryOptions::default()))
     };
-    let there = SiteName::new("azure-ne").unwrap();
-    let other = AzureConfig { site: there, group: "dr".to_owned(), location: "northeurope".to_owned(), ..lab.config() };
-    (site(lab.config()), site(other))
+    let of = |config: AzureConfig, group: &str| AzureConfig { encryption_set: Some(lab.set_of(group)), ..config };
+    (site(of(lab.config(), "prod")), site(of(lab.config_there(), "dr")))
 }
 
 /// What the application has needed since.

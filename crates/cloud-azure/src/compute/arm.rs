@@ -96,14 +96,21 @@ impl Client {
         self.find_as(what, name, what.version()).await
     }
 
+    /// A disk encryption set, which may be of another group.
+    pub(super) async fn find_set(&self, id: &str) -> Result<Option<Shown>> {
+        self.show(format!("cannot look at disk encryption set {id}"), self.url(id, What::Disk.version())).await
+    }
+
     /// A snapshot with its immutability policy.
     pub(super) async fn find_kept(&self, name: &str) -> Result<Option<Shown>> {
         self.find_as(What::Snapshot, name, KEEPING).await
     }
 
     async fn find_as(&self, what: What, name: &str, version: &str) -> Result<Option<Shown>> {
-        let operation = format!("cannot look at {} {name}", what.word());
-        let url = self.url(&self.id(what, name), version);
+        self.show(format!("cannot look at {} {name}", what.word()), self.url(&self.id(what, name), version)).await
+    }
+
+    async fn show(&self, operation: String, url: String) -> Result<Option<Shown>> {
         match self.send(&operation, Method::GET, &url, None, false).await {
             Err(error) if error.kind() == Kind::NotFound => Ok(None),
             Err(error) => Err(error),

@@ -11,6 +11,7 @@
 mod access;
 mod arm;
 mod blob;
+mod encryption;
 mod error;
 mod http;
 mod marks;
@@ -30,6 +31,7 @@ use std::sync::{Arc, OnceLock};
 use async_trait::async_trait;
 use cloud::{Cloud, Relay, Resource, Source, Switch, Target};
 use model::{Result, SiteName};
+use serde_json::Value;
 
 pub use access::settle;
 pub use restore::{LaunchSpec, Restore};
@@ -58,6 +60,8 @@ pub struct AzureConfig {
     pub arm: String,
     /// The kind of storage of managed disks: `StandardSSD_LRS`.
     pub storage: String,
+    /// Id of the disk encryption set that everything made here is encrypted with. None: the platform's key.
+    pub encryption_set: Option<String>,
     /// Folder for the hashes of written disks.
     pub scratch: PathBuf,
     /// What restored servers get.
@@ -70,12 +74,14 @@ pub struct AzureSite {
     config: Arc<AzureConfig>,
     client: Arc<OnceLock<Client>>,
     accesses: Arc<Accesses>,
+    /// What is made here is encrypted with that, in the words of a request.
+    encryption: Arc<OnceLock<Value>>,
 }
 
 impl AzureSite {
     /// A site by its configuration. Touches nothing yet.
     pub fn new(config: AzureConfig) -> Self {
-        Self { config: Arc::new(config), client: Arc::default(), accesses: Arc::default() }
+        Self { config: Arc::new(config), client: Arc::default(), accesses: Arc::default(), encryption: Arc::default() }
     }
 
     fn client(&self) -> Result<&Client> {

@@ -57,12 +57,15 @@ impl Relay for AzureSite {
 
     async fn route(&self, from: &Peer) -> Result<Route> {
         self.there(from)?;
+        // a key that cannot be used is told before anything is captured for it
+        self.encryption().await?;
         Ok(Route { through_us: false, incremental: false, method: "snapshot-copy".to_owned() })
     }
 
     async fn copy(&self, request: &CopyRequest) -> Result<ImageCopy> {
         let (client, there) = (self.client()?, self.there(&request.from)?);
         fits(&request.options)?;
+        let encryption = self.encryption().await?;
         target::show(&there, &request.image).await?;
         let name = target::image_name(&request.token);
         let mut halves = Vec::new();
@@ -76,6 +79,7 @@ impl Relay for AzureSite {
                     "location": self.config.location, "tags": tags,
                     "properties": {
                         "incremental": true, "hyperVGeneration": target::generation(&request.point.machine.firmware),
+                        "encryption": encryption,
                         "creationData": { "createOption": "CopyStart", "sourceResourceId": there.id(What::Snapshot, &of) },
                     },
                 });

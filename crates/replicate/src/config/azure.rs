@@ -27,6 +27,8 @@ pub struct AzureSettings {
     pub arm: String,
     /// Kind of storage of managed disks.
     pub storage: String,
+    /// Id of the disk encryption set, where it is not the platform's key.
+    pub encryption_set: Option<String>,
     /// Where hashes of written disks are kept.
     pub scratch: PathBuf,
     /// What restored servers get.
@@ -47,6 +49,7 @@ pub(super) fn site(document: &mut Document, raw: RawSite, folder: &Path, at: &st
     let group = needed("resource-group", "which is worked in", raw.resource_group);
     let location = needed("location", "the region: `westeurope`", raw.location);
     let arm = endpoint(document, raw.arm_endpoint.as_deref(), ARM, at, "arm-endpoint");
+    let encryption_set = raw.disk_encryption_set.and_then(|id| encryption_set(document, id, &subscription, at));
     let who = Who {
         identity: raw.identity,
         tenant: raw.tenant.as_deref(),
@@ -63,9 +66,29 @@ pub(super) fn site(document: &mut Document, raw: RawSite, folder: &Path, at: &st
         login: login?,
         arm,
         storage: raw.storage.unwrap_or_else(|| STORAGE.to_owned()),
+        encryption_set,
         scratch: scratch.unwrap_or_else(|| SCRATCH.into()),
         restore,
     })
+}
+
+/// A set is of the site's subscription; whether it is of its region, only Azure knows.
+fn encryption_set(document: &mut Document, id: String, subscription: &Option<String>, at: &str) -> Option<String> {
+    let parts: Vec<&str> = id.split('/').collect();
+    let is = |place: usize, word: &str| parts.get(place).is_some_and(|part| part.eq_ignore_ascii_case(word));
+    let named = parts.len() == 9 && [4, 8].iter().all(|place| !parts[*place].is_empty());
+    let at = below(at, "disk-encryption-set");
+    if !named || !is(1, "subscriptions") || !is(3, "resourceGroups") || !is(7, "diskEncryptionSets") {
+        let form = "/subscriptions/.../resourceGroups/.../providers/Microsoft.Compute/diskEncryptionSets/NAME";
+        document.wrong_value(&at, format!("`{id}` is no disk encryption set's id — it is like `{form}`"));
+        return None;
+    }
+    if subscription.as_ref().is_some_and(|own| !is(2, own)) {
+        let why = format!("`{id}` is of another subscription than the site, and Azure encrypts nothing with it here");
+        document.wrong_value(&at, why);
+        return None;
+    }
+    Some(id)
 }
 
 fn launch(document: &mut Document, raw: RawRestore, at: &str) -> LaunchSpec {

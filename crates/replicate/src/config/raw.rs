@@ -137,6 +137,9 @@ pub struct RawSite {
     pub secret: Option<String>,
     /// `azure`: kind of storage of managed disks. Default: `StandardSSD_LRS`.
     pub storage: Option<String>,
+    /// `azure`: id of the disk encryption set that replicas and restored disks are encrypted with. Default: the platform's
+    /// key.
+    pub disk_encryption_set: Option<String>,
     /// `azure`: address of the Resource Manager. Default: `https://management.azure.com`.
     pub arm_endpoint: Option<String>,
     /// `azure`: address of Entra ID. Default: `https://login.microsoftonline.com`.

@@ -73,6 +73,7 @@ fn azure_config(name: &SiteName, settings: &AzureSettings) -> AzureConfig {
         login: settings.login.open(),
         arm: settings.arm,
         storage: settings.storage,
+        encryption_set: settings.encryption_set,
         scratch: settings.scratch,
         restore: settings.restore,
     }

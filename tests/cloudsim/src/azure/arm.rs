@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::state::{GROUPS, Kind, Resource, SUBSCRIPTION};
-use super::{access, disks, machines, operations, points, rights, snapshots};
+use super::{access, disks, encryption, machines, operations, points, rights, snapshots};
 use crate::error::{Answer, ApiError};
 use crate::http::{Request, Response};
 use crate::sim::Sim;
@@ -40,6 +40,9 @@ pub(super) fn name(method: &str, path: &str) -> String {
     if points::is_one(path) {
         return points::name(method, path);
     }
+    if encryption::is_one(path) {
+        return "DiskEncryptionSets_Get".to_owned();
+    }
     let Some(target) = target(path) else { return String::new() };
     let kind = match target.kind.to_ascii_lowercase().as_str() {
         "disks" => "Disks",
@@ -73,6 +76,9 @@ pub(super) fn call(sim: &Sim, path: &str, request: &Request) -> Answer<Response>
     if points::is_one(path) {
         return points::call(sim, path, request);
     }
+    if encryption::is_one(path) {
+        return encryption::call(path, request);
+    }
     let nothing = || ApiError::new(404, "InvalidResourceType", format!("nothing is simulated at {path}"));
     let target = target(path).ok_or_else(nothing)?;
     let is_disk = target.kind.eq_ignore_ascii_case("disks");
@@ -96,19 +102,7 @@ pub(super) fn call(sim: &Sim, path: &str, request: &Request) -> Answer<Response>
     let id = format!("/{}", own.trim_end_matches('/'));
     let action = target.action.map(str::to_ascii_lowercase);
     if is_machine {
-        return match (request.method.as_str(), action.as_deref()) {
-            ("GET", None) => {
-                sim.with(|world| Ok(Response::json(200, &machines::show(machines::vm(world, &id)?, world))))
-            }
-            ("GET", Some("instanceview")) => machines::instance_view(sim, &id),
-            ("PUT", None) => machines::create(sim, &id, name, request),
-            ("DELETE", None) => machines::delete(sim, &id, request),
-            ("POST", Some("retrievebootdiagnosticsdata")) => machines::diagnostics(sim, &id, request),
-            ("POST", Some(action @ ("start" | "poweroff" | "deallocate"))) => {
-                machines::power(sim, &id, action, request)
-            }
-            _ => Err(nothing()),
-        };
+        return on_machine(sim, &id, name, action.as_deref(), request).unwrap_or_else(|| Err(nothing()));
     }
     match (request.method.as_str(), action.as_deref()) {
         ("GET", None) => sim.with(|world| Ok(Response::json(200, &show(find(world, &id)?, world)))),
@@ -122,6 +116,19 @@ pub(super) fn call(sim: &Sim, path: &str, request: &Request) -> Answer<Response>
         ("POST", Some("updateimmutabilitypolicylock")) if !is_disk => snapshots::keep(sim, &id, request, true),
         _ => Err(nothing()),
     }
+}
+
+/// What is asked of a machine; none if it is nothing that is simulated.
+fn on_machine(sim: &Sim, id: &str, name: &str, action: Option<&str>, request: &Request) -> Option<Answer<Response>> {
+    Some(match (request.method.as_str(), action) {
+        ("GET", None) => sim.with(|world| Ok(Response::json(200, &machines::show(machines::vm(world, id)?, world)))),
+        ("GET", Some("instanceview")) => machines::instance_view(sim, id),
+        ("PUT", None) => machines::create(sim, id, name, request),
+        ("DELETE", None) => machines::delete(sim, id, request),
+        ("POST", Some("retrievebootdiagnosticsdata")) => machines::diagnostics(sim, id, request),
+        ("POST", Some(action @ ("start" | "poweroff" | "deallocate"))) => machines::power(sim, id, action, request),
+        _ => return None,
+    })
 }
 
 /// The application whose token it is, good or not.
@@ -172,7 +179,7 @@ pub(super) fn show(it: &Resource, world: &World) -> Value {
         "diskSizeGB": it.bytes.div_ceil(crate::store::GIB),
         "diskState": disks::state(it, world),
         "creationData": { "createOption": it.option },
-        "encryption": { "type": "EncryptionAtRestWithPlatformKey" },
+        "encryption": it.encryption,
         "networkAccessPolicy": "AllowAll",
         "publicNetworkAccess": "Enabled",
     });

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use super::arm::{body, find, show};
+use super::encryption::Encryption;
 use super::state::{Kind, Power, Resource};
 use super::{access, operations, vhd};
 use crate::clock::later;
@@ -44,6 +45,8 @@ pub(super) struct Properties {
     pub(super) generation: Option<String>,
     #[serde(default)]
     pub(super) security_profile: Option<Security>,
+    #[serde(default)]
+    pub(super) encryption: Encryption,
     #[serde(default)]
     pub(super) incremental: Option<bool>,
 }
@@ -115,6 +118,7 @@ pub(super) fn fresh(id: &str, name: &str, body: &Body, world: &World, kind: Kind
         os_type: body.properties.os_type.clone(),
         generation: body.properties.generation.clone(),
         security: body.properties.security_profile.as_ref().map(|it| it.security_type.clone()),
+        encryption: body.properties.encryption.clone(),
         option: body.properties.creation_data.create_option.clone(),
         source: body.properties.creation_data.source_resource_id.clone(),
         family: unique.clone(),
@@ -160,9 +164,10 @@ pub(super) fn again(sim: &Sim, id: &str, wanted: &Body, request: &Request) -> An
     let data = &wanted.properties.creation_data;
     let same = known.option == data.create_option
         && known.source.as_deref().map(str::to_lowercase) == data.source_resource_id.as_deref().map(str::to_lowercase)
-        && known.location == wanted.location;
+        && known.location == wanted.location
+        && known.encryption.is_same(&wanted.properties.encryption);
     if !same {
-        let message = format!("Changing property 'creationData' of {} is not allowed.", known.name);
+        let message = format!("Changing property 'creationData' or 'encryption' of {} is not allowed.", known.name);
         return Err(ApiError::new(409, "PropertyChangeNotAllowed", message));
     }
     insert(sim, id, Resource { tags: wanted.tags.clone(), ..known }, request).map(Some)
@@ -173,6 +178,7 @@ fn plan(sim: &Sim, id: &str, name: &str, wanted: &Body) -> Answer<(Resource, Map
     if wanted.properties.incremental.is_some() {
         return Err(invalid("A disk is not incremental."));
     }
+    wanted.properties.encryption.usable(&wanted.location)?;
     sim.with(|world| {
         let kind = Kind::Disk { upload: data.upload_size_bytes, last: None };
         let mut made = fresh(id, name, wanted, world, kind);

@@ -7,6 +7,7 @@ mod access;
 mod arm;
 mod blob;
 mod disks;
+pub(crate) mod encryption;
 mod login;
 mod machines;
 mod operations;

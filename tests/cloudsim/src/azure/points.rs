@@ -181,7 +181,7 @@ fn show_disk(it: &Resource) -> Value {
     let mut properties = json!({
         "timeCreated": it.created, "sourceResourceId": it.source, "familyId": it.family,
         "sourceUniqueId": it.family, "networkAccessPolicy": "AllowAll", "publicNetworkAccess": "Enabled",
-        "encryption": { "type": "EncryptionAtRestWithPlatformKey" },
+        "encryption": it.encryption,
     });
     for (name, value) in [("osType", &it.os_type), ("hyperVGeneration", &it.generation)] {
         if let Some(value) = value {

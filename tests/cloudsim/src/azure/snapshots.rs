@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 use super::arm::{body, find, show};
 use super::disks::{Body, again, fresh, insert, invalid, source};
-use super::operations;
 use super::state::{Kind, Resource};
+use super::{encryption, operations};
 use crate::clock::later;
 use crate::error::{Answer, ApiError};
 use crate::http::{Request, Response};
@@ -55,6 +55,10 @@ pub(super) fn create(sim: &Sim, id: &str, name: &str, request: &Request) -> Answ
     let (mut made, from) = sim.with(|world| -> Answer<_> {
         let data = &wanted.properties.creation_data;
         let from = source(world, data.source_resource_id.as_ref())?;
+        wanted.properties.encryption.usable(&wanted.location)?;
+        if matches!(from.kind, Kind::Disk { .. }) {
+            encryption::inherited(&from.encryption, &wanted.properties.encryption)?;
+        }
         let incremental = wanted.properties.incremental.unwrap_or(false);
         let abroad = data.create_option == "CopyStart";
         let is_snapshot = matches!(from.kind, Kind::Snapshot { .. });

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::encryption::Encryption;
 use super::points::{Collection, Point};
 use super::rights::Role;
 use crate::world::resource::Tags;
@@ -54,6 +55,8 @@ pub(crate) struct Resource {
     pub(crate) os_type: Option<String>,
     pub(crate) generation: Option<String>,
     pub(crate) security: Option<String>,
+    #[serde(default)]
+    pub(crate) encryption: Encryption,
     pub(crate) option: String,
     pub(crate) source: Option<String>,
     /// Snapshots of one family can be compared.

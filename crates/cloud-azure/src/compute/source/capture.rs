@@ -189,7 +189,7 @@ async fn make(site: &AzureSite, request: &CaptureRequest, seen: &super::Seen, st
         let body = json!({
             "location": site.config.location, "tags": of_disk(disk, None),
             "properties": {
-                "incremental": true,
+                "incremental": true, "encryption": disk.encryption,
                 "creationData": { "createOption": "Copy", "sourceResourceId": disk.id },
             },
         });

@@ -4,7 +4,7 @@ use model::{Arch, DiskBus, DiskName, DiskSpec, Error, Firmware, Kind, MachineSpe
 use serde_json::Value;
 
 use super::super::arm::Shown;
-use super::super::marks;
+use super::super::{encryption, marks};
 
 pub(super) const GIB: u64 = 1 << 30;
 
@@ -15,6 +15,8 @@ pub(super) struct Disk {
     pub managed: String,
     pub id: String,
     pub size: u64,
+    /// What it is encrypted with, and so its snapshots.
+    pub encryption: Value,
 }
 
 /// Whether it is a machine that a drill has launched: those are nobody's servers.
@@ -43,6 +45,7 @@ pub(super) fn disks(machine: &Shown, known: &[Shown]) -> Result<Vec<Disk>> {
             managed: found.name.clone(),
             id: found.id.clone(),
             size: found.bytes(),
+            encryption: encryption::of(found),
         })
     })
     .collect()

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::super::arm::{Shown, What};
 use super::super::http::Client;
-use super::super::{AzureSite, marks};
+use super::super::{AzureSite, encryption, marks};
 use super::keep::keep;
 use super::record;
 use super::write::WRITTEN;
@@ -162,6 +162,7 @@ async fn freeze(
         "location": site.config.location, "tags": tags,
         "properties": {
             "incremental": true, "hyperVGeneration": generation(&point.machine.firmware),
+            "encryption": encryption::of(&written),
             "creationData": { "createOption": "Copy", "sourceResourceId": written.id },
         },
     });

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::super::arm::{Shown, What};
 use super::super::http::Client;
 use super::super::restore::LaunchSpec;
-use super::super::{AzureSite, blob, error::transport, marks};
+use super::super::{AzureSite, blob, encryption, error::transport, marks};
 use super::image::{self, generation};
 use cloud::{Instance, LaunchOptions, Network, ProbeState};
 
@@ -117,8 +117,10 @@ impl Launched<'_> {
         let mut ids = Vec::new();
         for place in 0..self.point.disks.len() {
             let name = self.disk_name(place);
-            let source = client.id(What::Snapshot, &image::snapshot(self.image.as_str(), place));
-            let mut properties = json!({ "creationData": { "createOption": "Copy", "sourceResourceId": source } });
+            let source = image::snapshot(self.image.as_str(), place);
+            let encryption = self.encryption(&source).await?;
+            let creation = json!({ "createOption": "Copy", "sourceResourceId": client.id(What::Snapshot, &source) });
+            let mut properties = json!({ "encryption": encryption, "creationData": creation });
             if place == 0 {
                 properties["osType"] = json!(system(spec));
                 properties["hyperVGeneration"] = json!(generation(&self.point.machine.firmware));
@@ -131,6 +133,19 @@ impl Launched<'_> {
             ids.push(client.id(What::Disk, &name));
         }
         Ok(ids)
+    }
+
+    /// The site's set, else that of the snapshot: a restore weakens nothing.
+    async fn encryption(&self, snapshot: &str) -> Result<Value> {
+        if self.site.config.encryption_set.is_some() {
+            return self.site.encryption().await;
+        }
+        let found = self.site.client()?.find(What::Snapshot, snapshot).await?;
+        let absent = || {
+            Error::new(Kind::NotFound, format!("cannot launch image {}", self.image))
+                .because(format!("snapshot {snapshot} does not exist"))
+        };
+        found.as_ref().map(encryption::of).ok_or_else(absent)
     }
 
     /// What is asked for, but for the disks.

@@ -81,10 +81,14 @@ pub(super) async fn begin(
 /// An empty disk of that name, and the access to write it.
 pub(super) async fn empty(site: &AzureSite, name: &str, tags: &Tags, full: u64) -> Result<Access> {
     let client = site.client()?;
+    let encryption = site.encryption().await?;
     client.delete(What::Disk, name).await?;
     let body = json!({
         "location": site.config.location, "tags": tags, "sku": { "name": site.config.storage },
-        "properties": { "creationData": { "createOption": "Upload", "uploadSizeBytes": full + vhd::FOOTER } },
+        "properties": {
+            "encryption": encryption,
+            "creationData": { "createOption": "Upload", "uploadSizeBytes": full + vhd::FOOTER },
+        },
     });
     client.create(What::Disk, name, &body, false).await?;
     site.accesses.open(client, What::Disk, name, true).await
