@@ -79,12 +79,11 @@ pub(super) fn call(sim: &Sim, path: &str, request: &Request) -> Answer<Response>
     if encryption::is_one(path) {
         return encryption::call(path, request);
     }
-    let nothing = || ApiError::new(404, "InvalidResourceType", format!("nothing is simulated at {path}"));
-    let target = target(path).ok_or_else(nothing)?;
+    let target = target(path).ok_or_else(|| nothing(path))?;
     let is_disk = target.kind.eq_ignore_ascii_case("disks");
     let is_machine = target.kind.eq_ignore_ascii_case("virtualMachines");
     if !is_disk && !is_machine && !target.kind.eq_ignore_ascii_case("snapshots") {
-        return Err(nothing());
+        return Err(nothing(path));
     }
     if let Some(group) = target.group
         && !GROUPS.iter().any(|(name, _)| name.eq_ignore_ascii_case(group))
@@ -102,7 +101,7 @@ pub(super) fn call(sim: &Sim, path: &str, request: &Request) -> Answer<Response>
     let id = format!("/{}", own.trim_end_matches('/'));
     let action = target.action.map(str::to_ascii_lowercase);
     if is_machine {
-        return on_machine(sim, &id, name, action.as_deref(), request).unwrap_or_else(|| Err(nothing()));
+        return of_machine(sim, &id, name, action.as_deref(), request);
     }
     match (request.method.as_str(), action.as_deref()) {
         ("GET", None) => sim.with(|world| Ok(Response::json(200, &show(find(world, &id)?, world)))),
@@ -114,21 +113,25 @@ pub(super) fn call(sim: &Sim, path: &str, request: &Request) -> Answer<Response>
         ("POST", Some("endgetaccess")) => access::revoke(sim, &id, request),
         ("POST", Some("updateimmutabilitypolicy")) if !is_disk => snapshots::keep(sim, &id, request, false),
         ("POST", Some("updateimmutabilitypolicylock")) if !is_disk => snapshots::keep(sim, &id, request, true),
-        _ => Err(nothing()),
+        _ => Err(nothing(path)),
     }
 }
 
-/// What is asked of a machine; none if it is nothing that is simulated.
-fn on_machine(sim: &Sim, id: &str, name: &str, action: Option<&str>, request: &Request) -> Option<Answer<Response>> {
-    Some(match (request.method.as_str(), action) {
+fn nothing(path: &str) -> ApiError {
+    ApiError::new(404, "InvalidResourceType", format!("nothing is simulated at {path}"))
+}
+
+/// A call about one machine.
+fn of_machine(sim: &Sim, id: &str, name: &str, action: Option<&str>, request: &Request) -> Answer<Response> {
+    match (request.method.as_str(), action) {
         ("GET", None) => sim.with(|world| Ok(Response::json(200, &machines::show(machines::vm(world, id)?, world)))),
         ("GET", Some("instanceview")) => machines::instance_view(sim, id),
         ("PUT", None) => machines::create(sim, id, name, request),
         ("DELETE", None) => machines::delete(sim, id, request),
         ("POST", Some("retrievebootdiagnosticsdata")) => machines::diagnostics(sim, id, request),
         ("POST", Some(action @ ("start" | "poweroff" | "deallocate"))) => machines::power(sim, id, action, request),
-        _ => return None,
-    })
+        _ => Err(nothing(id)),
+    }
 }
 
 /// The application whose token it is, good or not.
