@@ -4,6 +4,8 @@
 //! a final refusal is believed for a while, so that a wrong secret is not tried by every call. After any failure the
 //! secret is read anew: one that was changed is used without a restart.
 
+mod certificate;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,14 +17,16 @@ use azure_core::error::ErrorKind;
 use azure_core::http::policies::{Policy, PolicyResult};
 use azure_core::http::{ClientOptions, Context, Request, RetryOptions};
 use azure_identity::{
-    AzureCliCredential, AzureCliCredentialOptions, ClientAssertionCredentialOptions, ClientSecretCredential,
-    ClientSecretCredentialOptions, ManagedIdentityCredential, ManagedIdentityCredentialOptions, UserAssignedId,
-    WorkloadIdentityCredential, WorkloadIdentityCredentialOptions,
+    AzureCliCredential, AzureCliCredentialOptions, ClientAssertionCredential, ClientAssertionCredentialOptions,
+    ClientSecretCredential, ClientSecretCredentialOptions, ManagedIdentityCredential, ManagedIdentityCredentialOptions,
+    UserAssignedId, WorkloadIdentityCredential, WorkloadIdentityCredentialOptions,
 };
-use model::{Error, Kind, Result};
+use model::{Clock, Error, Kind, Result};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
+
+use self::certificate::Certificate;
 
 /// Where Entra ID is.
 pub const LOGIN: &str = "https://login.microsoftonline.com";
@@ -42,6 +46,15 @@ pub enum Identity {
         client: String,
         /// Its secret.
         secret: Secret,
+    },
+    /// An application with a certificate.
+    Certificate {
+        /// The directory's id.
+        tenant: String,
+        /// The application's id.
+        client: String,
+        /// The certificate and its key, as PEM.
+        certificate: Secret,
     },
     /// The managed identity of the machine that this runs on; its own, or the user-assigned one of a client id.
     Managed(Option<String>),
@@ -63,6 +76,16 @@ pub enum Secret {
 impl Secret {
     /// Reads it. `what`: `the application's secret`. [`Kind::Denied`] if it is not there.
     pub async fn read(&self, what: &str) -> Result<SecretString> {
+        let text = self.read_all(what).await?;
+        // a comment may stand before it, as in other files of secrets here
+        let line = text.expose_secret().lines().find(|line| !line.starts_with('#') && !line.trim().is_empty());
+        let line =
+            line.ok_or_else(|| Error::new(Kind::Denied, format!("cannot read {what}")).because("it is empty"))?;
+        Ok(line.to_owned().into())
+    }
+
+    /// Reads what has several lines.
+    pub(super) async fn read_all(&self, what: &str) -> Result<SecretString> {
         let operation = format!("cannot read {what}");
         match self {
             Secret::Env(name) => std::env::var(name).map(Into::into).map_err(|_| {
@@ -73,12 +96,7 @@ impl Secret {
             Secret::File(path) => {
                 let operation = format!("{operation} from {}", path.display());
                 let text = tokio::fs::read_to_string(path).await;
-                let text = text.map_err(|error| Error::io(operation.clone(), error))?;
-                // a comment may stand before it, as in other files of secrets here
-                let line = text.lines().find(|line| !line.starts_with('#') && !line.trim().is_empty());
-                let line =
-                    line.ok_or_else(|| Error::new(Kind::Denied, operation.clone()).because("the file is empty"))?;
-                Ok(line.trim_end_matches('\r').to_owned().into())
+                Ok(text.map_err(|error| Error::io(operation, error))?.into())
             }
         }
     }
@@ -92,6 +110,7 @@ struct Inner {
     identity: Identity,
     /// Address of Entra ID.
     authority: String,
+    clock: Arc<dyn Clock>,
     held: Mutex<Held>,
 }
 
@@ -111,8 +130,8 @@ impl std::fmt::Debug for Login {
 
 impl Login {
     /// The login of `identity` at Entra ID (`authority`: [`LOGIN`], another cloud's, or a simulator's on this host).
-    pub fn new(identity: Identity, authority: impl Into<String>) -> Self {
-        Self(Arc::new(Inner { identity, authority: authority.into(), held: Mutex::default() }))
+    pub fn new(identity: Identity, authority: impl Into<String>, clock: Arc<dyn Clock>) -> Self {
+        Self(Arc::new(Inner { identity, authority: authority.into(), clock, held: Mutex::default() }))
     }
 
     /// A token for `scope` (`https://management.azure.com/.default`).
@@ -160,6 +179,13 @@ impl Login {
                 let secret = secret.expose_secret().to_owned().into();
                 ClientSecretCredential::new(tenant, client.clone(), secret, options).map(|it| it as _)
             }
+            Identity::Certificate { tenant, client, certificate } => {
+                let signer = self.signer(tenant, client, certificate);
+                // what is wrong with the file is told here, in words of ours
+                signer.assertion().await.map_err(|error| error.within(self.operation()))?;
+                let options = Some(ClientAssertionCredentialOptions { client_options });
+                ClientAssertionCredential::new(tenant.clone(), client.clone(), signer, options).map(|it| it as _)
+            }
             Identity::Managed(client) => {
                 let user_assigned_id = client.clone().map(UserAssignedId::ClientId);
                 let options = ManagedIdentityCredentialOptions {
@@ -178,6 +204,11 @@ impl Login {
         made.map_err(|error| {
             Error::new(Kind::Invalid, self.operation()).because(short(&error.to_string())).hint(self.hint())
         })
+    }
+
+    fn signer(&self, tenant: &str, client: &str, pem: &Secret) -> Certificate {
+        let audience = format!("{}/{tenant}/oauth2/v2.0/token", self.0.authority.trim_end_matches('/'));
+        Certificate { audience, client: client.to_owned(), pem: pem.clone(), clock: Arc::clone(&self.0.clock) }
     }
 
     /// The options of whatever speaks to Entra ID.
@@ -199,7 +230,9 @@ impl Login {
 
     fn operation(&self) -> String {
         match &self.0.identity {
-            Identity::Secret { client, .. } => format!("cannot log in to Azure as application {client}"),
+            Identity::Secret { client, .. } | Identity::Certificate { client, .. } => {
+                format!("cannot log in to Azure as application {client}")
+            }
             Identity::Managed(None) => "cannot log in to Azure as this machine's managed identity".to_owned(),
             Identity::Managed(Some(client)) => format!("cannot log in to Azure as managed identity {client}"),
             Identity::Workload => "cannot log in to Azure as this pod's workload identity".to_owned(),
@@ -210,6 +243,9 @@ impl Login {
     fn hint(&self) -> &'static str {
         match &self.0.identity {
             Identity::Secret { .. } => "check `tenant`, `client` and `secret`",
+            Identity::Certificate { .. } => {
+                "check `tenant` and `client`, and that the application knows the certificate"
+            }
             Identity::Managed(_) => "give this machine a managed identity, or use a `secret`",
             Identity::Workload => "label the pod `azure.workload.identity/use: \"true\"`, or use a `secret`",
             Identity::Cli => "run `az login`, or use a `secret`",

@@ -180,7 +180,7 @@ async fn a_refused_login_is_told() {
         client: "app-1".into(),
         secret: Secret::File(secret.path().to_owned()),
     };
-    let access = BlobAccess::Login(Login::new(identity, answering(refusal)));
+    let access = BlobAccess::Login(Login::new(identity, answering(refusal), clock()));
     let settings = AzureBlobSettings { access, endpoint: None, ..settings(String::new(), "vaults", "", KEY) };
     let error = AzureBucket::connect(settings, clock()).unwrap().list("").await.unwrap_err();
     assert_eq!(error.kind(), Kind::Denied, "{}", error.chain());
@@ -200,7 +200,7 @@ fn entra(answer: impl Fn(usize) -> String + Send + 'static) -> (Login, tempfile:
         client: "app-1".into(),
         secret: Secret::File(secret.path().to_owned()),
     };
-    (Login::new(identity, address), secret, logins)
+    (Login::new(identity, address, clock()), secret, logins)
 }
 
 fn token_answer(nth: usize) -> String {

@@ -7,6 +7,7 @@
 mod common;
 
 use std::collections::BTreeSet;
+use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
@@ -380,4 +381,88 @@ fn killed_while_two_disks_are_launched() {
     }
     println!("killed at {deaths} points, after which {servers} servers were there, each with both disks");
     assert!(deaths > 3);
+}
+
+/// A token of the identity that the simulator gives to its own machine, and when it ends.
+fn token_of_machine(sim: &CloudSim) -> Value {
+    let (host, _) = sim.greeting["azure"]["arm"].as_str().unwrap()["http://".len()..].split_once('/').unwrap();
+    let head = "GET /azure/identity/token?api-version=2019-08-01&resource=x HTTP/1.1";
+    let secret = sim.greeting["azure"]["secret"].as_str().unwrap();
+    let mut stream = std::net::TcpStream::connect(host).unwrap();
+    write!(stream, "{head}\r\nhost: {host}\r\nx-identity-header: {secret}\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
+}
+
+/// A key and its certificate, as PEM.
+fn certificate(world: &World) -> (String, String) {
+    let line = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=replicate -keyout key.pem -out app.crt";
+    let made =
+        std::process::Command::new("openssl").args(line.split(' ')).current_dir(world.path("")).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    (world.read("key.pem"), world.read("app.crt"))
+}
+
+/// Each way to sign in, once: a certificate, this machine's identity, a pod's, and the user of `az`.
+#[test]
+fn who_signs_in() {
+    let sim = CloudSim::start(&["--calm", "--no-qemu"]);
+    let (world, azure) = (world(&sim, 20), &sim.greeting["azure"]);
+    let before = world.read("replicate.toml");
+    let three = format!("tenant = {}\nclient = {}\nsecret = \"file:azure-secret\"\n", azure["tenant"], azure["client"]);
+    let signs_in = |lines: &str| world.write("replicate.toml", &before.replace(&three, lines));
+    let client = azure["client"].as_str().unwrap();
+    let knows = |what: &str| sim.control("PUT", &format!("credentials?application={client}"), &json!(what));
+
+    signs_in(&three.replace("secret = \"file:azure-secret\"", "certificate = \"file:app.pem\""));
+    let ((key, known), (other_key, other)) = (certificate(&world), certificate(&world));
+    knows(&known);
+    for (pem, why) in [
+        (format!("{other_key}{other}"), "AADSTS700027"),
+        (format!("{other_key}{known}"), "another certificate's"),
+        (known.clone(), "no private key"),
+        (String::new(), "no certificate"),
+    ] {
+        world.secret("app.pem", &pem);
+        let refused = world.run(&["servers", "azure-we"]);
+        let said = String::from_utf8_lossy(&[refused.stdout, refused.stderr].concat()).into_owned();
+        assert!(!refused.status.success() && said.contains(why) && said.contains("hint: "), "{said}");
+        assert!(!said.contains("PRIVATE") && !said.contains(&other_key[100..140]), "{said}");
+    }
+    world.secret("app.pem", &format!("{key}{known}"));
+    world.fine(&["servers", "azure-we"]);
+
+    let fine = |environment: &[(&str, &str)]| {
+        let done = world.command(&["servers", "azure-we"]).envs(environment.iter().copied()).output().unwrap();
+        assert!(done.status.success(), "{environment:?}: {}", String::from_utf8_lossy(&done.stderr));
+    };
+    let host = azure["arm"].as_str().unwrap().trim_end_matches("/arm");
+    let endpoint = format!("{host}/identity/token");
+    let machine = [("IDENTITY_ENDPOINT", endpoint.as_str()), ("IDENTITY_HEADER", azure["secret"].as_str().unwrap())];
+    signs_in("identity = \"managed\"\n");
+    fine(&machine);
+    signs_in(&format!("identity = \"managed\"\nclient = \"{client}\"\n"));
+    fine(&machine);
+
+    signs_in("identity = \"workload\"\n");
+    knows("token-of-a-service-account");
+    world.secret("federated", "token-of-a-service-account");
+    let file = world.path("federated").display().to_string();
+    let tenant = azure["tenant"].as_str().unwrap();
+    fine(&[("AZURE_TENANT_ID", tenant), ("AZURE_CLIENT_ID", client), ("AZURE_FEDERATED_TOKEN_FILE", &file)]);
+
+    signs_in("identity = \"cli\"\n");
+    let token = token_of_machine(&sim);
+    let said = format!(
+        "{{\"accessToken\": {}, \"expires_on\": {}, \"tokenType\": \"Bearer\"}}",
+        token["access_token"],
+        token["expires_on"].as_str().unwrap()
+    );
+    let script =
+        "#!/bin/sh\ncase \"$*\" in *get-access-token*--scope*/.default*) cat <<'.'\nSAID\n.\n;; *) exit 1;; esac\n";
+    world.write("bin/az", &script.replace("SAID", &said));
+    std::fs::set_permissions(world.path("bin/az"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", world.path("bin").display(), std::env::var("PATH").unwrap());
+    fine(&[("PATH", &path)]);
 }

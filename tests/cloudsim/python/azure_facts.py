@@ -2,9 +2,11 @@
 SAS. What the models of the SDK do not know is a finding."""
 
 import base64
+import hashlib
 import json
 import random
 import struct
+import subprocess
 import sys
 import time
 import urllib.error
@@ -214,6 +216,45 @@ def encrypted(sim, client):
     assert away.properties.encryption.disk_encryption_set_id == there
 
 
+def asserted(sim, client):
+    """An assertion is taken that a registered certificate has signed: of this application, for this address, and of now."""
+    key, crt = f"{sim.data}/key.pem", f"{sim.data}/app.crt"
+    subprocess.run(f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=a -keyout {key} -out {crt}", shell=True, check=True, capture_output=True)
+    der = subprocess.run(["openssl", "x509", "-in", crt, "-outform", "DER"], check=True, capture_output=True).stdout
+    azure = sim.greeting["azure"]
+    url64 = lambda data: base64.urlsafe_b64encode(data).rstrip(b"=")
+
+    def login(header={}, claims={}, spoil=False):
+        now = int(time.time())
+        head = {"alg": "PS256", "typ": "JWT", "x5t#S256": url64(hashlib.sha256(der).digest()).decode(), **header}
+        body = {"aud": f"{azure['login']}/{azure['tenant']}/oauth2/v2.0/token", "iss": azure["client"], "sub": azure["client"], "nbf": now, "exp": now + 300, **claims}
+        said = b".".join(url64(json.dumps(part).encode()) for part in (head, body))
+        pss = ["-sigopt", "rsa_padding_mode:pss", "-sigopt", "rsa_pss_saltlen:32"]
+        sign = subprocess.run(["openssl", "dgst", "-sha256", "-sign", key, *pss], input=said, check=True, capture_output=True).stdout
+        sign = bytes([sign[0] ^ 1]) + sign[1:] if spoil else sign
+        kind = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+        return token(sim, client_secret="", client_assertion_type=kind, client_assertion=b".".join([said, url64(sign)]).decode())
+
+    def denied(code, **more):
+        try:
+            login(**more)
+        except urllib.error.HTTPError as why:
+            said = why.read().decode()
+            assert why.code == 401 and code in said, said
+            return
+        raise AssertionError(f"a token for {more}")
+
+    denied("AADSTS700027")
+    sim.control("PUT", f"credentials?application={azure['client']}", open(crt).read())
+    compute(sim, login()).disks.list()
+    denied("AADSTS700027", spoil=True)
+    denied("AADSTS700027", header={"alg": "RS256"})
+    denied("AADSTS700027", header={"x5t#S256": "AAAA"})
+    denied("AADSTS700023", claims={"aud": "https://login.microsoftonline.com"})
+    denied("AADSTS700023", claims={"iss": "another"})
+    denied("AADSTS700024", claims={"exp": int(time.time()) - 400})
+
+
 def points(sim, client):
     """A restore point holds all disks of a machine at one instant; it is read and compared as snapshots are."""
     disks = [upload(client, name, 24 * MIB, {0: name.encode() * 4096}) for name in ("abcd", "efgh")]
@@ -286,7 +327,7 @@ def slow(sim, client):
     refused(429, "TooManyRequests", client.disks.get, "prod", "empty")
 
 
-FACTS = [disks, relay, limits, kept, encrypted, points, slow]
+FACTS = [disks, relay, limits, kept, encrypted, asserted, points, slow]
 
 
 def main():

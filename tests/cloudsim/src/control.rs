@@ -28,6 +28,7 @@ pub(crate) fn call(sim: &Sim, request: &Request) -> Response {
         ("GET", "calls") => sim.calls.read(skip(request)).map(|lines| json!(lines)).map_err(ApiError::from),
         ("PUT", "policies") => set_policy(sim, request),
         ("DELETE", "policies") => drop_policy(sim, request),
+        ("PUT", "credentials") => crate::azure::assertion::register(sim, request),
         ("PUT", "roles") => crate::azure::rights::assign(sim, request),
         ("POST", "servers") => servers::add(sim, request),
         ("POST", "templates") => add_template(sim, request),

@@ -10,7 +10,7 @@ use cloud::{Cloud, RetryOptions, Retrying};
 use cloud_azure::compute::{AzureConfig, AzureSite, LaunchSpec, Restore};
 use cloud_azure::identity::{Identity, Login, Secret};
 use cloudsim::{Options, Sim};
-use model::{DiskName, OwnerId, PointDisk, Result, RunId, ServerName, SiteName, Token};
+use model::{DiskName, ManualClock, OwnerId, PointDisk, Result, RunId, ServerName, SiteName, Token};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
@@ -56,7 +56,9 @@ impl Lab {
         let secret = self.secret();
         std::fs::write(&secret, format!("# of the application\n{}\n", self.text("secret"))).unwrap();
         let (tenant, client) = (self.text("tenant"), client.to_owned());
-        Login::new(Identity::Secret { tenant, client, secret: Secret::File(secret) }, self.text("login"))
+        // a secret is good at any time
+        let clock = Arc::new(ManualClock::new(jiff::Timestamp::UNIX_EPOCH));
+        Login::new(Identity::Secret { tenant, client, secret: Secret::File(secret) }, self.text("login"), clock)
     }
 
     /// The disk encryption set of a group.

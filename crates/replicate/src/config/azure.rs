@@ -55,6 +55,7 @@ pub(super) fn site(document: &mut Document, raw: RawSite, folder: &Path, at: &st
         tenant: raw.tenant.as_deref(),
         client: raw.client.as_deref(),
         secret: raw.secret.as_deref(),
+        certificate: raw.certificate.as_deref(),
         endpoint: raw.login_endpoint.as_deref(),
     };
     let login = login(document, &who, folder, "a site of kind `azure`", at);

@@ -1,8 +1,10 @@
 //! Who signs in to Azure, at a site and at a vault alike.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use cloud_azure::identity::{Identity, LOGIN, Login, Secret};
+use model::Clock;
 
 use super::document::{Document, below};
 use super::raw::AzureIdentity;
@@ -18,8 +20,8 @@ pub struct AzureLogin {
 
 impl AzureLogin {
     /// The login; nobody signs in before the first token is needed.
-    pub fn open(&self) -> Login {
-        Login::new(self.identity.clone(), self.authority.clone())
+    pub fn open(&self, clock: &Arc<dyn Clock>) -> Login {
+        Login::new(self.identity.clone(), self.authority.clone(), Arc::clone(clock))
     }
 }
 
@@ -29,6 +31,7 @@ pub(super) struct Who<'a> {
     pub tenant: Option<&'a str>,
     pub client: Option<&'a str>,
     pub secret: Option<&'a str>,
+    pub certificate: Option<&'a str>,
     pub endpoint: Option<&'a str>,
 }
 
@@ -41,6 +44,7 @@ pub(super) fn login(document: &mut Document, who: &Who, folder: &Path, owner: &s
         ("tenant", who.tenant, word == AzureIdentity::Application),
         ("client", who.client, takes_client),
         ("secret", who.secret, word == AzureIdentity::Application),
+        ("certificate", who.certificate, word == AzureIdentity::Application),
     ] {
         if given.is_some() && !fits {
             let why = format!("`{key}` has no use beside `identity = \"{}\"`", word.word());
@@ -66,8 +70,17 @@ fn application(document: &mut Document, who: &Who, folder: &Path, owner: &str, a
     };
     let tenant = needed("tenant", "the directory's id", who.tenant);
     let client = needed("client", "the application's id", who.client);
-    let Some(text) = who.secret else {
-        let others = "or `identity = \"managed\"`, `\"workload\"` or `\"cli\"` instead of the three";
+    if who.secret.is_some() && who.certificate.is_some() {
+        let why = "`secret` and `certificate` exclude each other — the application shows one of them";
+        document.wrong_key(&below(at, "certificate"), why);
+    }
+    let (key, given) = match who.certificate {
+        Some(_) => ("certificate", who.certificate),
+        None => ("secret", who.secret),
+    };
+    let Some(text) = given else {
+        let others =
+            "or a `certificate`, or `identity = \"managed\"`, `\"workload\"` or `\"cli\"` instead of the three";
         let needs = format!("{owner} needs `secret`, where the application's secret is: `env:NAME` or `file:/path`");
         document.wrong_key(at, format!("{needs} — {others}"));
         return None;
@@ -76,11 +89,15 @@ fn application(document: &mut Document, who: &Who, folder: &Path, owner: &str, a
         Ok(SecretRef::Env(name)) => Some(Secret::Env(name)),
         Ok(SecretRef::File(path)) => Some(Secret::File(path)),
         Err(why) => {
-            document.wrong_value(&below(at, "secret"), why);
+            document.wrong_value(&below(at, key), why);
             None
         }
     };
-    Some(Identity::Secret { tenant: tenant?, client: client?, secret: secret? })
+    let (tenant, client, secret) = (tenant?, client?, secret?);
+    Some(match who.certificate {
+        Some(_) => Identity::Certificate { tenant, client, certificate: secret },
+        None => Identity::Secret { tenant, client, secret },
+    })
 }
 
 /// An address that secrets are sent to: plain HTTP goes to this host alone.

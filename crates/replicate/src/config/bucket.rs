@@ -137,9 +137,10 @@ fn azblob(
         document.wrong_value(&below(at, "account"), why);
     }
     let endpoint = raw.endpoint.as_deref().map(|text| endpoint(document, Some(text), "", at, "endpoint"));
-    let signs_in = [raw.tenant.is_some(), raw.client.is_some(), raw.secret.is_some(), raw.identity.is_some()];
+    let words = [&raw.tenant, &raw.client, &raw.secret, &raw.certificate];
+    let signs_in = raw.identity.is_some() || words.into_iter().any(Option::is_some);
     let access = match &raw.account_key {
-        Some(_) if signs_in.contains(&true) => {
+        Some(_) if signs_in => {
             document.wrong_key(&below(at, "account-key"), "`account-key` and a login exclude each other");
             None
         }
@@ -153,6 +154,7 @@ fn azblob(
                 tenant: raw.tenant.as_deref(),
                 client: raw.client.as_deref(),
                 secret: raw.secret.as_deref(),
+                certificate: raw.certificate.as_deref(),
                 endpoint: raw.login_endpoint.as_deref(),
             };
             login(document, &who, folder, "a vault at `azblob://` without `account-key`", at).map(AzblobAccess::Login)

@@ -135,6 +135,8 @@ pub struct RawSite {
     pub client: Option<String>,
     /// `azure`: where the application's secret is: `env:NAME` or `file:/path`.
     pub secret: Option<String>,
+    /// `azure`: instead of the secret, where the application's certificate and its key are, as PEM: `file:/path`.
+    pub certificate: Option<String>,
     /// `azure`: kind of storage of managed disks. Default: `StandardSSD_LRS`.
     pub storage: Option<String>,
     /// `azure`: id of the disk encryption set that replicas and restored disks are encrypted with. Default: the platform's
@@ -319,6 +321,8 @@ pub struct RawAzblob {
     pub client: Option<String>,
     /// Where the application's secret is: `env:NAME` or `file:/path`.
     pub secret: Option<String>,
+    /// Instead of the secret, where the application's certificate and its key are, as PEM: `file:/path`.
+    pub certificate: Option<String>,
     /// Address of Entra ID. Default: `https://login.microsoftonline.com`.
     pub login_endpoint: Option<String>,
 }
@@ -327,7 +331,7 @@ pub struct RawAzblob {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum AzureIdentity {
-    /// The application of `tenant`, `client` and `secret`.
+    /// The application of `tenant`, `client` and `secret` (or `certificate`).
     Application,
     /// The managed identity of the machine that this runs on.
     Managed,

@@ -41,7 +41,7 @@ pub(super) fn site(document: &mut Document, raw: RawSite, folder: &Path, at: &st
 
 fn refuse_foreign(document: &mut Document, raw: &RawSite, kind: SiteKind, at: &str) {
     use SiteKind::{Aws, Azure, Openstack, Qemu};
-    let keys: [(&str, bool, &[SiteKind]); 26] = [
+    let keys: [(&str, bool, &[SiteKind]); 27] = [
         ("sockets", raw.sockets.is_some(), &[Qemu]),
         ("disks", raw.disks.is_some(), &[Qemu]),
         ("accelerator", raw.accelerator.is_some(), &[Qemu]),
@@ -64,6 +64,7 @@ fn refuse_foreign(document: &mut Document, raw: &RawSite, kind: SiteKind, at: &s
         ("tenant", raw.tenant.is_some(), &[Azure]),
         ("client", raw.client.is_some(), &[Azure]),
         ("secret", raw.secret.is_some(), &[Azure]),
+        ("certificate", raw.certificate.is_some(), &[Azure]),
         ("storage", raw.storage.is_some(), &[Azure]),
         ("disk-encryption-set", raw.disk_encryption_set.is_some(), &[Azure]),
         ("arm-endpoint", raw.arm_endpoint.is_some(), &[Azure]),

@@ -25,7 +25,7 @@ pub fn open_site(name: &SiteName, settings: &SiteSettings, clock: &Arc<dyn Clock
         #[cfg(feature = "aws")]
         SiteSettings::Aws(settings) => Arc::new(AwsSite::new(aws_config(name, settings), Arc::clone(clock))),
         #[cfg(feature = "azure")]
-        SiteSettings::Azure(settings) => Arc::new(AzureSite::new(azure_config(name, settings))),
+        SiteSettings::Azure(settings) => Arc::new(AzureSite::new(azure_config(name, settings, clock))),
     };
     Arc::new(Retrying::new(inner, RetryOptions::default()))
 }
@@ -63,14 +63,14 @@ fn aws_config(name: &SiteName, settings: &AwsSettings) -> AwsConfig {
 }
 
 #[cfg(feature = "azure")]
-fn azure_config(name: &SiteName, settings: &AzureSettings) -> AzureConfig {
+fn azure_config(name: &SiteName, settings: &AzureSettings, clock: &Arc<dyn Clock>) -> AzureConfig {
     let settings = settings.clone();
     AzureConfig {
         site: name.clone(),
         subscription: settings.subscription,
         group: settings.group,
         location: settings.location,
-        login: settings.login.open(),
+        login: settings.login.open(clock),
         arm: settings.arm,
         storage: settings.storage,
         encryption_set: settings.encryption_set,

@@ -65,7 +65,7 @@ fn azure_bucket(
 
     let access = match &settings.access {
         AzblobAccess::Key(key) => BlobAccess::SharedKey(key.read("the key of the storage account")?),
-        AzblobAccess::Login(login) => BlobAccess::Login(login.open()),
+        AzblobAccess::Login(login) => BlobAccess::Login(login.open(clock)),
     };
     let settings = AzureBlobSettings {
         account: settings.account.clone(),

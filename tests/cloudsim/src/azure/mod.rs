@@ -1,10 +1,11 @@
 //! Azure as far as managed disks go: tokens of Entra ID, the Resource Manager's disks, snapshots and virtual machines
 //! with their long-running operations, and the page blobs that a SAS opens.
 //!
-//! `/azure/login` gives tokens, `/azure/arm` is the Resource Manager, `/azure/blob` are the blobs behind a SAS.
+//! `/azure/login` gives tokens, `/azure/identity` those of a machine's own identity, `/azure/arm` is the Resource Manager, `/azure/blob` are the blobs behind a SAS.
 
 mod access;
 mod arm;
+pub(crate) mod assertion;
 mod blob;
 mod disks;
 pub(crate) mod encryption;
@@ -28,7 +29,7 @@ use crate::sim::Sim;
 /// What a request is called in rules and in the log: the operation ids of the provider's own specifications.
 pub(crate) fn name(request: &Request) -> String {
     match request.path.strip_prefix("/azure/").and_then(|rest| rest.split_once('/')) {
-        Some(("login", _)) => "Token".to_owned(),
+        Some(("login" | "identity", _)) => "Token".to_owned(),
         Some(("arm", path)) => arm::name(&request.method, path),
         Some(("blob", _)) => blob::name(request).to_owned(),
         _ => String::new(),
@@ -41,6 +42,7 @@ pub(crate) fn serve(sim: &Sim, request: &Request, request_id: &str) -> Response 
     let (part, path) = request.path.strip_prefix("/azure/").and_then(|rest| rest.split_once('/')).unwrap_or_default();
     let (done, log_error) = match part {
         "login" => split(login::token(sim, path, request), login::refusal),
+        "identity" => split(login::of_machine(sim, request), login::refusal),
         "arm" => split(arm::call(sim, path, request), refusal),
         "blob" => split(blob::call(sim, path, request), blob::refusal),
         _ => (Response::new(404, "text/plain", "there is no such service"), None),

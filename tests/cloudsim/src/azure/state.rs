@@ -24,6 +24,8 @@ pub(crate) const GROUPS: [(&str, &str); 2] = [("prod", "westeurope"), ("dr", "no
 pub(crate) struct Azure {
     /// Bearer tokens: until when they are good, and whose they are.
     pub(crate) tokens: BTreeMap<String, (Timestamp, String)>,
+    /// What applications show beside the secret: certificates (DER), and tokens of whom they trust.
+    pub(crate) credentials: BTreeMap<String, Vec<Vec<u8>>>,
     /// What applications beside the owner may do.
     pub(crate) roles: BTreeMap<String, Vec<Role>>,
     pub(crate) resources: BTreeMap<String, Resource>,
