@@ -3,7 +3,7 @@
 //! twice.
 //!
 //! `REPLICATE_SWEEP=full` dies at every point (hours), `wide` at a dozen of each scenario, else it is two of each; they lie
-//! evenly, and begin at another one each time.
+//! evenly, and `REPLICATE_SEED` moves them on.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::process::ExitStatusExt;
@@ -142,12 +142,12 @@ fn passed(folder: &Path) -> Vec<String> {
 fn chosen(count: usize) -> Vec<usize> {
     let deaths = match std::env::var("REPLICATE_SWEEP").as_deref() {
         Ok("full") => count,
-        Ok("wide") => 12,
-        _ => 2,
+        Ok("wide") => 12.min(count),
+        _ => 2.min(count),
     };
-    let stride = (count / deaths).max(1);
-    let offset = std::process::id() as usize;
-    (1..=count).filter(|n| (n + offset).is_multiple_of(stride)).collect()
+    let offset = std::env::var("REPLICATE_SEED").map_or(0, |seed| seed.parse().unwrap());
+    // the middle of each of so many parts
+    (0..deaths).map(|part| ((2 * part + 1) * count / (2 * deaths) + offset) % count + 1).collect()
 }
 
 /// What a restore that died while its server was being launched leaves on purpose, since somebody may use it already:

@@ -54,6 +54,7 @@ async fn roots_are_equal(house: &House, lab: &Lab, point: &PointReport) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "a guest that boots five times: minutes"]
 async fn a_running_server_is_restored_everywhere_with_what_its_console_told() {
     let Some(lab) = lab() else { return };
     lab.clean(PROJECT);

@@ -57,6 +57,7 @@ fn as_configured(lab: &Lab, server: &str, mac: &str, group: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "a guest that boots twice, on volumes: minutes"]
 async fn a_restored_server_has_what_its_site_says_and_boots_from_volumes() {
     let Some(lab) = lab() else { return };
     lab.clean(PROJECT);

@@ -18,16 +18,17 @@ use model::{Change, Consistency, DiskName, OwnerId, RunId, ServerName, SiteName,
 
 use super::lab::{LIMIT, Lab, lab};
 
-const PROJECT: &str = "source";
+/// The project of the kills.
+const PROJECT: &str = "killed";
 const OWNER: &str = "tests";
 /// Where the guest's root file system begins on its disk: see `make_disk` of the guest's script.
 const ROOT_AT: u64 = 36_864 * 512;
 const CLOUDS: &str = "REPLICATE_TEST_CLOUDS";
 const RUN: &str = "REPLICATE_TEST_RUN";
 
-fn site(clouds: &Path) -> OpenStackSite {
+fn site(clouds: &Path, project: &str) -> OpenStackSite {
     let cloud =
-        CloudRef { cloud: format!("{PROJECT}-least"), file: Some(clouds.to_owned()), region: None, interface: None };
+        CloudRef { cloud: format!("{project}-least"), file: Some(clouds.to_owned()), region: None, interface: None };
     OpenStackSite::new(OpenStackConfig {
         site: SiteName::new("lab").unwrap(),
         cloud,
@@ -55,9 +56,9 @@ fn request(server: &str, run: &str) -> CaptureRequest {
     CaptureRequest { server: name(server), consistent, since: None, token }
 }
 
-fn serve(lab: &Lab, server: &str, boots_from: &str) {
-    let id = lab.hands(&["serve", PROJECT, server, boots_from, &lab.guest_image(PROJECT), &lab.data_image(PROJECT)]);
-    lab.console(PROJECT, &id, "REPLICATE-SEQ");
+fn serve(lab: &Lab, project: &str, server: &str, boots_from: &str) {
+    let id = lab.hands(&["serve", project, server, boots_from, &lab.guest_image(project), &lab.data_image(project)]);
+    lab.console(project, &id, "REPLICATE-SEQ");
 }
 
 struct Suite(&'static str);
@@ -143,26 +144,33 @@ async fn moment(site: &OpenStackSite, server: &str, run: &str) {
     site.release(&capture, Outcome::Committed).await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn both_kinds_of_servers_are_captured_as_every_source_promises() {
+/// Every promise of a source, and the moment that a capture shows, of a server that runs and of the same one when it is off.
+async fn captured(project: &str, boots_from: &str) {
     let Some(lab) = lab() else { return };
-    lab.clean(PROJECT);
-    let site = site(&lab.clouds());
-    for (server, boots_from) in [("from-volume", "volume"), ("from-image", "image")] {
-        serve(&lab, server, boots_from);
-        let before = lab.judge(&[PROJECT]);
-        let retrying = Retrying::new(Arc::new(site.clone()), Default::default());
-        for finding in conformance::source(&retrying, &Suite(server)).await {
-            println!("{server}: {:?} {} {}", finding.verdict, finding.name, finding.detail);
-            assert_ne!(finding.verdict, Verdict::Failed, "{}: {}", finding.name, finding.detail);
-        }
-        moment(&site, server, "20261122T030000Z-00000001").await;
-        lab.hands(&["stop", PROJECT, server]);
-        moment(&site, server, "20261122T030000Z-00000002").await;
-        assert_eq!(lab.judge(&[PROJECT]).since(&before), BTreeSet::new());
-        lab.hands(&["delete", PROJECT, server]);
+    lab.clean(project);
+    let (site, server) = (site(&lab.clouds(), project), "web-1");
+    serve(&lab, project, server, boots_from);
+    let before = lab.judge(&[project]);
+    let retrying = Retrying::new(Arc::new(site.clone()), Default::default());
+    for finding in conformance::source(&retrying, &Suite(server)).await {
+        println!("{boots_from}: {:?} {} {}", finding.verdict, finding.name, finding.detail);
+        assert_ne!(finding.verdict, Verdict::Failed, "{}: {}", finding.name, finding.detail);
     }
-    lab.clean(PROJECT);
+    moment(&site, server, "20261122T030000Z-00000001").await;
+    lab.hands(&["stop", project, server]);
+    moment(&site, server, "20261122T030000Z-00000002").await;
+    assert_eq!(lab.judge(&[project]).since(&before), BTreeSet::new());
+    lab.clean(project);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_on_volumes_is_captured_as_every_source_promises() {
+    captured("volumes", "volume").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_on_an_image_is_captured_as_every_source_promises() {
+    captured("source", "image").await;
 }
 
 /// A whole life of a capture, at whatever point it is.
@@ -180,7 +188,7 @@ async fn live(site: &OpenStackSite, run: &str) {
 #[ignore = "the child of a_kill_at_every_point_leaves_nothing"]
 async fn child() {
     let (Some(clouds), Ok(run)) = (std::env::var_os(CLOUDS), std::env::var(RUN)) else { return };
-    live(&site(Path::new(&clouds)), &run).await;
+    live(&site(Path::new(&clouds), PROJECT), &run).await;
 }
 
 /// Whether it was killed, and where.
@@ -219,8 +227,8 @@ async fn sweep(lab: &Lab, site: &OpenStackSite, before: &super::lab::World, when
 async fn a_kill_at_every_point_leaves_nothing() {
     let Some(lab) = lab() else { return };
     lab.clean(PROJECT);
-    let site = site(&lab.clouds());
-    serve(&lab, "web-1", "volume");
+    let site = site(&lab.clouds(), PROJECT);
+    serve(&lab, PROJECT, "web-1", "volume");
     let before = lab.judge(&[PROJECT]);
     let mut resumed = 0;
     for at in 1.. {
