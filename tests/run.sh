@@ -2,8 +2,8 @@
 # Installs what is needed, then checks and tests the whole project. This is what CI runs.
 #
 # Usage: tests/run.sh [--slow] [--no-install] [PART...]
-#   --slow         also what takes long: a real OpenStack, crash sweeps over every point and pair, the demo; and cargo-deny is
-#                  built where it is missing
+#   --slow         also what takes long: guests that go round a real OpenStack, crash sweeps over every point and pair, the
+#                  demo; and cargo-deny is built where it is missing
 #   --no-install   do not install packages
 #   PART           only these: format clippy unit workspace openstack proofs sweeps deny demo
 #
@@ -17,11 +17,11 @@ export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$REPLICATE_CACHE/target}
 export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-never}
 PATH=$PATH:/usr/sbin:/sbin:$HOME/.cargo/bin
 
-slow= install=1 parts=()
+slow= no_install= parts=()
 for word in "$@"; do
   case $word in
     --slow) slow=1 ;;
-    --no-install) install= ;;
+    --no-install) no_install=1 ;;
     -h | --help) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 0 ;;
     -*) echo "tests/run.sh: no such option: $word" >&2; exit 2 ;;
     *) parts+=("$word") ;;
@@ -54,7 +54,7 @@ part() {
 skips=
 
 command -v cargo >/dev/null || { echo "tests/run.sh: cannot find cargo: install Rust first" >&2; exit 1; }
-if [ -n "$install" ]; then
+if [ -z "$no_install" ]; then
   start=$SECONDS
   deploy/install-packages.sh || exit 1
   summary+=("$(printf '%-12s %4d s  ok' install $((SECONDS - start)))")
@@ -70,8 +70,11 @@ workspace() {
 }
 # Against real OpenStack services, which run only as long as these tests do.
 openstack() {
-  tests/openstack/with.sh 3 cargo test --locked --workspace --test it -- openstack:: \
-    --test-threads "${REPLICATE_TEST_THREADS:-3}" --show-output
+  local tests=(cargo test --locked --workspace --test it) more=()
+  [ -z "$slow" ] || more=(--include-ignored)
+  "${tests[@]}" --no-run || return 1
+  OSLAB_NO_INSTALL=${no_install:-} REPLICATE_SWEEP=${REPLICATE_SWEEP:-${slow:+wide}} tests/openstack/with.sh 3 \
+    "${tests[@]}" -- openstack:: "${more[@]}" --test-threads "${REPLICATE_TEST_THREADS:-3}" --show-output
 }
 proofs() {
   cargo test --locked --workspace --no-fail-fast -- --skip openstack:: --ignored --test-threads 2 --show-output
@@ -98,7 +101,7 @@ part format format
 part clippy lint
 part unit unit
 part workspace workspace
-{ [ -n "$slow" ] || [ ${#parts[@]} -gt 0 ]; } && part openstack openstack
+part openstack openstack
 [ -n "$slow" ] && part proofs proofs
 { [ -n "$slow" ] || [ ${#parts[@]} -gt 0 ]; } && part sweeps sweeps
 part deny licences
