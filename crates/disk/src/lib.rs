@@ -14,8 +14,8 @@ mod waist;
 mod zero;
 
 pub use file::{
-    Base, Format, OpenOptions, check_written, create_file, create_recorded, detect, leaves_path, open_file,
-    open_file_with,
+    Base, Format, OpenOptions, check_written, create_file, create_recorded, create_scratch, detect, leaves_path,
+    open_file, open_file_with,
 };
 pub use inspect::{Finding, Inspection, Kernel, System, Volume, inspect};
 pub use nbd::{Export, NbdServer};

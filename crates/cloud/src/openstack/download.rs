@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use disk::Buffer;
 use disk::file::Ranged;
 use model::{Error, Kind, Result};
 use reqwest::{Response, StatusCode};
@@ -98,19 +99,20 @@ impl Download {
 
     /// The next bytes in order.
     async fn next(&self, flow: &mut Flow, len: usize) -> Result<Bytes> {
-        let mut whole = Vec::with_capacity(len);
-        while whole.len() < len {
+        let (mut whole, mut have) = (Buffer::take(len), 0);
+        while have < len {
             if flow.at == flow.end {
                 self.ask(flow).await?;
             }
             if flow.rest.is_empty() {
                 flow.rest = flow.piece().await?;
             }
-            let part = flow.rest.split_to(flow.rest.len().min(len - whole.len()));
+            let part = flow.rest.split_to(flow.rest.len().min(len - have));
             flow.at += part.len() as u64;
-            whole.extend_from_slice(&part);
+            whole.as_mut()[have..have + part.len()].copy_from_slice(&part);
+            have += part.len();
         }
-        Ok(whole.into())
+        Ok(whole.freeze())
     }
 
     /// Asks for the next range.

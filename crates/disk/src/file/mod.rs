@@ -27,6 +27,7 @@ pub use self::leaves::leaves_path;
 use self::qcow2::{FileStorage, Qcow2Disk};
 pub use self::ranged::{Ranged, open_ranged};
 use self::raw::RawDisk;
+use self::write::Purpose;
 pub use self::write::{Base, FileWriter};
 use crate::{DiskRead, DiskWrite};
 
@@ -110,7 +111,7 @@ pub async fn create_file(
     base: Option<Box<dyn DiskRead>>,
 ) -> Result<Box<dyn DiskWrite>> {
     let path = path.as_ref().to_owned();
-    Ok(Box::new(run(move || FileWriter::create(&path, format, size, base.map(Base::from), false)).await?))
+    Ok(Box::new(run(move || FileWriter::create(&path, format, size, base.map(Base::from), Purpose::Kept)).await?))
 }
 
 /// [`create_file`] for a disk that others will build on: its leaves are recorded beside it, and those of the base are
@@ -122,7 +123,13 @@ pub async fn create_recorded(
     base: Option<Base>,
 ) -> Result<Box<dyn DiskWrite>> {
     let path = path.as_ref().to_owned();
-    Ok(Box::new(run(move || FileWriter::create(&path, format, size, base, true)).await?))
+    Ok(Box::new(run(move || FileWriter::create(&path, format, size, base, Purpose::Base)).await?))
+}
+
+/// [`create_file`] for a file that nobody needs after a crash: nothing of it is made durable.
+pub async fn create_scratch(path: impl AsRef<Path>, format: Format, size: u64) -> Result<Box<dyn DiskWrite>> {
+    let path = path.as_ref().to_owned();
+    Ok(Box::new(run(move || FileWriter::create(&path, format, size, None, Purpose::Scratch)).await?))
 }
 
 fn open_qcow2(path: &Path, options: OpenOptions, depth: usize) -> Result<Qcow2Disk> {

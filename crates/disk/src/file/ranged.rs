@@ -12,12 +12,13 @@ use tokio::sync::OnceCell;
 use super::Format;
 use super::blocking::{FileDisk, run};
 use super::qcow2::{self, Qcow2Disk, Storage};
-use crate::DiskRead;
+use crate::transfer::CHUNK;
+use crate::{Buffer, DiskRead};
 
-/// Bytes that are fetched at once. Larger than a read, which a container of clusters cuts small.
-const SEGMENT: u64 = 2 << 20;
+/// Bytes that are fetched at once: as much as a transfer reads at once, so that both use the same buffers again and again.
+const SEGMENT: u64 = CHUNK;
 /// Segments that are kept. A transfer reads some 32 MiB ahead, in order.
-const KEPT: usize = 20;
+const KEPT: usize = 36;
 
 /// A file that is read by ranges.
 #[async_trait]
@@ -103,11 +104,13 @@ impl Segments {
         if first >= last {
             return Ok(within(&self.fetch(first).await?, first));
         }
-        let mut whole = Vec::with_capacity(len);
+        let (mut whole, mut have) = (Buffer::take(len), 0);
         for index in first..=last {
-            whole.extend_from_slice(&within(&self.fetch(index).await?, index));
+            let part = within(&self.fetch(index).await?, index);
+            whole.as_mut()[have..have + part.len()].copy_from_slice(&part);
+            have += part.len();
         }
-        Ok(whole.into())
+        Ok(whole.freeze())
     }
 }
 

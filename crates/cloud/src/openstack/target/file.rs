@@ -10,16 +10,18 @@ use std::time::Duration;
 use async_trait::async_trait;
 use aws_lc_rs::digest;
 use bytes::Bytes;
-use disk::{DiskWrite, Written};
-use futures::stream;
+use disk::{Buffer, DiskWrite, Written};
+use futures::{StreamExt, stream};
 use model::{Error, Kind, Result, Role, Tags, Token, crash};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, mpsc};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::upload::{SETTLE, STALL, Sent, Upload};
 
 /// Bytes that are read and sent at once.
 const PIECE: usize = 1 << 20;
+/// Pieces that wait for the network while the next one is read and summed.
+const QUEUE: usize = 4;
 /// How often it is looked whether an upload goes on.
 const LOOK: Duration = Duration::from_secs(10);
 /// Waits between attempts to send; there is one attempt more.
@@ -125,7 +127,7 @@ pub(super) struct FileThenUpload {
 impl FileThenUpload {
     pub(super) async fn new(upload: Upload, scratch: Scratch, size: u64, token: &Token) -> Result<Self> {
         let path = scratch.begin(&upload.mark, token).await?;
-        let writer = disk::create_file(&path, disk::Format::Qcow2, size, None).await?;
+        let writer = disk::create_scratch(&path, disk::Format::Qcow2, size).await?;
         Ok(Self { upload, scratch, path, writer })
     }
 }
@@ -245,10 +247,20 @@ impl Body {
         let context = Some(digest::Context::new(&digest::SHA512));
         let sum = Arc::new(Mutex::new(Sum { context, bytes: 0 }));
         let shared = sum.clone();
-        let pieces = stream::try_unfold((self, shared), |(body, sum)| async move {
+        let mut pieces = Box::pin(stream::try_unfold((self, shared), |(body, sum)| async move {
             let piece = read_piece(&body, &sum).await?;
             Ok::<_, std::io::Error>((!piece.is_empty()).then_some((piece, (body, sum))))
+        }));
+        let (sender, queue) = mpsc::channel(QUEUE);
+        tokio::spawn(async move {
+            while let Some(piece) = pieces.next().await {
+                if sender.send(piece).await.is_err() {
+                    // whoever sends has given up
+                    return;
+                }
+            }
         });
+        let pieces = stream::unfold(queue, |mut queue| async { Some((queue.recv().await?, queue)) });
         (sum, reqwest::Body::wrap_stream(pieces))
     }
 }
@@ -264,12 +276,12 @@ async fn read_piece(body: &Body, sum: &Mutex<Sum>) -> std::io::Result<Bytes> {
     }
     let mut context = sum.context.take().ok_or_else(|| std::io::Error::other("an earlier read failed"))?;
     let read = tokio::task::spawn_blocking(move || {
-        let mut piece = vec![0; len];
-        file.read_exact_at(&mut piece, at)?;
-        context.update(&piece);
-        Ok::<_, std::io::Error>((piece, context))
+        let mut piece = Buffer::take(len);
+        file.read_exact_at(piece.as_mut(), at)?;
+        context.update(piece.as_ref());
+        Ok::<_, std::io::Error>((piece.freeze(), context))
     });
     let (piece, context) = read.await.map_err(std::io::Error::other)??;
     (sum.context, sum.bytes) = (Some(context), at + len as u64);
-    Ok(piece.into())
+    Ok(piece)
 }

@@ -32,6 +32,17 @@ const RUNNING: usize = 4;
 /// left, and a slow disk holds the writer back early instead of filling the memory with what it has not taken.
 const SYNC_EVERY: u64 = 128 << 20;
 
+/// What a disk file is made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To be whole and durable when it is finished.
+    Kept,
+    /// The same, and others will build on it: its leaves are recorded.
+    Base,
+    /// To be read at once, and for a while: a crash may take it.
+    Scratch,
+}
+
 /// A piece of the disk on its way into the file: within one page, so that no layout needs two tables for it.
 struct Piece {
     offset: u64,
@@ -59,6 +70,7 @@ pub struct FileWriter {
     place: Place,
     layout: Layout,
     size: u64,
+    purpose: Purpose,
     base: Option<Base>,
     /// Whether the file system shares bytes between files here; asked when it first matters.
     shares: Option<bool>,
@@ -79,18 +91,20 @@ pub struct FileWriter {
 }
 
 impl FileWriter {
-    pub(super) fn create(path: &Path, format: Format, size: u64, base: Option<Base>, record: bool) -> Result<Self> {
+    pub(super) fn create(path: &Path, format: Format, size: u64, base: Option<Base>, purpose: Purpose) -> Result<Self> {
         if size == 0 || !size.is_multiple_of(512) || size > i64::MAX as u64 {
             let what = format!("cannot create disk {}", path.display());
             return Err(Error::new(Kind::Invalid, what).because(format!("{size} bytes are no whole sectors")));
         }
-        let place = Place::create(path, format, size)?;
+        let place = Place::create(path, format, size, purpose)?;
         let layout = Layout::new(format, size, place.is_device());
-        let recorder = if record && !place.is_device() { Some(Recorder::create(path, size)?) } else { None };
+        let record = purpose == Purpose::Base && !place.is_device();
+        let recorder = if record { Some(Recorder::create(path, size)?) } else { None };
         Ok(Self {
             place,
             layout,
             size,
+            purpose,
             base,
             shares: None,
             cursor: 0,
@@ -211,7 +225,8 @@ impl FileWriter {
                 self.spawn(move || file.write_all_at(&bytes, at).map(|()| None));
             }
         }
-        if self.unsynced >= SYNC_EVERY && self.syncing.as_ref().is_none_or(JoinHandle::is_finished) {
+        let due = self.purpose != Purpose::Scratch && self.unsynced >= SYNC_EVERY;
+        if due && self.syncing.as_ref().is_none_or(JoinHandle::is_finished) {
             self.synced().await?;
             self.unsynced = 0;
             let (output, name) = (self.place.output(), self.place.to_string());
@@ -263,13 +278,13 @@ impl DiskWrite for FileWriter {
             self.settle().await?;
         }
         self.synced().await?;
-        let Self { place, layout, root, recorder, received, fresh, shared, .. } = *self;
+        let Self { place, layout, purpose, root, recorder, received, fresh, shared, .. } = *self;
         let (root, pages) = root.finish_with_pages();
         let stored = run(move || {
             let output = place.output();
             let file = output.file();
-            let seal = || layout.seal(file).and_then(|()| file.sync_all());
-            seal().map_err(|e| Error::io(format!("cannot write {place}"), e))?;
+            let sync = || if purpose == Purpose::Scratch { Ok(()) } else { file.sync_all() };
+            layout.seal(file).and_then(|()| sync()).map_err(|e| Error::io(format!("cannot write {place}"), e))?;
             let meta = file.metadata().map_err(|e| Error::io(format!("cannot look at {place}"), e))?;
             // less than the length where there are holes; more where the file system has reserved room
             let kept = (meta.blocks() * 512).min(meta.len());

@@ -30,6 +30,11 @@ impl Output {
         Self { file, direct: direct.ok(), refused: AtomicBool::new(false) }
     }
 
+    /// `file` with its cache alone: what is soon read again should still be there.
+    pub(super) fn cached(file: File) -> Self {
+        Self { file, direct: None, refused: AtomicBool::new(false) }
+    }
+
     /// The file with its cache: for all that is small, and to sync both.
     pub(super) fn file(&self) -> &File {
         &self.file

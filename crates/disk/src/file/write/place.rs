@@ -14,6 +14,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::super::Format;
+use super::Purpose;
 use super::output::Output;
 use crate::PlainRange;
 
@@ -33,7 +34,7 @@ impl std::fmt::Display for Place {
 }
 
 impl Place {
-    pub(super) fn create(path: &Path, format: Format, size: u64) -> Result<Self> {
+    pub(super) fn create(path: &Path, format: Format, size: u64, purpose: Purpose) -> Result<Self> {
         let what = || format!("cannot create disk {}", path.display());
         match std::fs::metadata(path) {
             Ok(meta) if meta.file_type().is_block_device() => return Self::device(path, format, size),
@@ -52,7 +53,8 @@ impl Place {
             file.set_len(size).map_err(|e| Error::io(what(), e))?;
         }
         crash::point("disk.create.after");
-        Ok(Self { output: Arc::new(Output::new(file, &partial)), path: path.to_owned(), partial: Some(partial) })
+        let output = if purpose == Purpose::Scratch { Output::cached(file) } else { Output::new(file, &partial) };
+        Ok(Self { output: Arc::new(output), path: path.to_owned(), partial: Some(partial) })
     }
 
     fn device(path: &Path, format: Format, size: u64) -> Result<Self> {
