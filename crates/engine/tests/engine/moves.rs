@@ -205,6 +205,40 @@ async fn a_way_back_that_is_blocked_is_tried_again() {
     assert_eq!(on(&house), (false, true));
 }
 
+/// A launch that died may have made a server that its site does not show yet: until it must show it, the source stays off.
+#[tokio::test]
+async fn a_way_back_waits_for_a_server_that_is_not_seen_yet() {
+    for made in [true, false] {
+        let house = lived_in().await;
+        house.remote.set_lag(Duration::from_secs(180));
+        house.remote.inject(Rule::always("launch", if made { Fault::HangAfter } else { Fault::HangBefore }));
+        let engine = house.engine().await;
+        let died = tokio::time::timeout(Duration::from_secs(5), engine.migrate(&request())).await;
+        assert!(died.is_err(), "{died:?}");
+        drop(engine);
+        house.remote.heal();
+        if made {
+            house.remote.inject(Rule::always("owned", Fault::Stale(1)));
+        }
+        for _ in 0..2 {
+            let error = house.engine().await.end_move(&server(), MoveEnd::Destroy).await.unwrap_err();
+            assert!(error.chain().contains("may not show it yet"), "{}", error.chain());
+            assert_eq!(on(&house), (false, made), "a source was started beside its new server");
+            house.clock.advance(60);
+        }
+        if made {
+            // now it is seen, long before it must be
+            house.remote.heal();
+        } else {
+            house.clock.advance(61);
+        }
+        let back = house.engine().await.end_move(&server(), MoveEnd::Destroy).await.unwrap();
+        assert_eq!((back.record.stage, back.record.problem), (MoveStage::RolledBack, None));
+        assert_eq!((on(&house), instances(&house).await), ((true, false), 0));
+        house.assert_clean().await;
+    }
+}
+
 /// A ledger that is older than the world decides nothing about either server.
 #[tokio::test]
 async fn a_ledger_that_was_set_back_leaves_both_servers_as_they_are() {

@@ -330,3 +330,25 @@ async fn a_server_that_never_was_is_not_waited_for_for_ever() {
     house.assert_clean().await;
     assert_eq!(house.lab.owned().await.unwrap().iter().filter(|it| it.kind == "image").count(), 0);
 }
+
+/// A launch that failed may have made its server all the same, and a site that cannot be looked at does not tell: what that
+/// server needs stays until somebody can see.
+#[tokio::test]
+async fn a_failed_restore_whose_site_cannot_be_looked_at_stays_open() {
+    let house = House::new();
+    house.run().await;
+    house.lab.set_lag(Duration::from_secs(180));
+    house.lab.inject(Rule::always("launch", Fault::FailAfter(Kind::Permanent)));
+    house.lab.inject(Rule::always("owned", Fault::FailBefore(Kind::Denied)));
+    let request = RestoreRequest { choice: choice(), to: to_site("web-new", true) };
+    let error = house.engine().await.restore(&request).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Permanent, "{}", error.chain());
+    house.lab.heal();
+    let images = async || house.lab.owned().await.unwrap().into_iter().filter(|it| it.kind == "image").count();
+    assert_eq!((images().await, house.lab.servers().await.unwrap().len()), (1, 2), "its image went from under it");
+    // and the next look ends it: the server is there, and stays
+    assert_eq!(house.engine().await.sweep().await.unwrap().problems, []);
+    let events = format!("{:?}", house.recorder.0.lock().unwrap());
+    assert!(events.contains("was left as it is"), "{events}");
+    assert_eq!((images().await, house.lab.servers().await.unwrap().len()), (1, 2));
+}
