@@ -82,7 +82,8 @@ proofs() {
 # Death at every point, and in the engine at every pair of points: the default run dies at some of them.
 sweeps() {
   REPLICATE_SWEEP=full CRASH_EVERY=1 cargo test --locked -p engine -p replicate --no-fail-fast \
-    --test engine --test crash --test s3 -- --test-threads 3 --show-output survive a_vault_on_s3
+    --test engine --test crash --test s3 --test aws --test azure --test azblob -- --test-threads 3 --show-output \
+    survive a_vault_ killed
 }
 licences() {
   PATH=$PATH:$REPLICATE_CACHE/tools/bin
