@@ -77,14 +77,14 @@ impl Secret {
     /// Reads it. `what`: `the application's secret`. [`Kind::Denied`] if it is not there.
     pub async fn read(&self, what: &str) -> Result<SecretString> {
         let text = self.read_all(what).await?;
-        if matches!(self, Secret::Env(_)) {
-            return Ok(text);
-        }
+        let Secret::File(path) = self else { return Ok(text) };
         // a comment may stand before it, as in other files of secrets here
         let line = text.expose_secret().lines().find(|line| !line.starts_with('#') && !line.trim().is_empty());
-        let line =
-            line.ok_or_else(|| Error::new(Kind::Denied, format!("cannot read {what}")).because("it is empty"))?;
-        Ok(line.to_owned().into())
+        let empty = || {
+            let operation = format!("cannot read {what} from {}", path.display());
+            Error::new(Kind::Denied, operation).because("the file is empty")
+        };
+        Ok(line.ok_or_else(empty)?.to_owned().into())
     }
 
     /// Reads what has several lines.
