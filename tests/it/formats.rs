@@ -5,9 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use bytes::Bytes;
-use disk::{
-    DiskRead, Format, LEAF, OpenOptions, Silent, TransferOptions, create_file, open_file, open_file_with, transfer,
-};
+use disk::{DiskRead, Format, LEAF, OpenOptions, Silent, create_file, open_file, open_file_with, transfer};
 use model::{DiskRoot, Kind};
 
 fn installed() -> bool {
@@ -61,7 +59,7 @@ async fn copy(reader: &dyn DiskRead, targets: &[(&Path, Format)]) -> DiskRoot {
     for (path, format) in targets {
         writers.push(create_file(path, *format, reader.size(), None).await.expect("create"));
     }
-    let slots = transfer(reader, writers, &TransferOptions::default(), &Silent).await.expect("transfer");
+    let slots = transfer(reader, writers, &Silent).await.expect("transfer");
     let roots: Vec<DiskRoot> = slots.into_iter().map(|slot| slot.expect("writer").root).collect();
     assert!(roots.windows(2).all(|pair| pair[0] == pair[1]));
     roots[0]
@@ -204,8 +202,7 @@ fn an_increment_on_a_base_of_another_make_is_sound_and_equal() {
             let base = open_file(folder.path().join("base.qcow2"), Format::Qcow2).await.expect("base");
             let again = folder.path().join(format!("again-{name}"));
             let writer = create_file(again, format, reader.size(), Some(base)).await.expect("create");
-            let options = TransferOptions::default();
-            let slots = transfer(reader.as_ref(), vec![writer], &options, &Silent).await.expect("transfer");
+            let slots = transfer(reader.as_ref(), vec![writer], &Silent).await.expect("transfer");
             let written = slots.into_iter().next().expect("slot").expect("written");
             assert_eq!((written.root, written.fresh), (root, LEAF));
         }
@@ -285,8 +282,7 @@ fn a_block_device_is_overwritten_holes_included() {
         let reader = open_file(&raw, Format::Raw).await.expect("raw");
         let size = reader.size();
         let writer = create_file(&device.0, Format::Raw, size, None).await.expect("device");
-        let options = TransferOptions::default();
-        let slots = transfer(reader.as_ref(), vec![writer], &options, &Silent).await.expect("transfer");
+        let slots = transfer(reader.as_ref(), vec![writer], &Silent).await.expect("transfer");
         let written = slots.into_iter().next().expect("slot").expect("written");
         let made = open_file(&device.0, Format::Raw).await.expect("device");
         assert_eq!(made.size(), 24 << 20);

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use disk::{Export, Format, NbdServer, Silent, TransferOptions};
+use disk::{Export, Format, NbdServer, Silent};
 use model::{
     Arch, Consistency, DiskName, Firmware, MachineSpec, ManualClock, PointDisk, PointId, RestorePoint, ServerName,
 };
@@ -29,7 +29,7 @@ async fn serve(folder: &Path, raw: &Path) -> String {
     let reader = disk::open_file(raw, Format::Raw).await.unwrap();
     let writer = vault.begin(&id, &server, None).await.unwrap();
     let writers = vec![writer.disk(&name, reader.size(), false).await.unwrap()];
-    let moved = disk::transfer(&*reader, writers, &TransferOptions::default(), &Silent).await.unwrap();
+    let moved = disk::transfer(&*reader, writers, &Silent).await.unwrap();
     let root = moved.into_iter().next().unwrap().unwrap().root;
     let machine = MachineSpec {
         arch: Arch::X86_64,

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use cloud::conformance::{self, Probe, Verdict};
 use cloud::qemu::{Accelerator, QemuConfig, QemuSite, TargetConfig};
 use cloud::{Cloud, LaunchOptions, Network, ProbeState, Resource, Source, Target};
-use disk::{Format, Silent, TransferOptions};
+use disk::{Format, Silent};
 use model::{
     Arch, Consistency, DiskBus, DiskName, DiskSpec, Firmware, ImageId, ImageOptions, InstanceId, Kind, MachineSpec,
     ManualClock, NicSpec, OwnerId, PointDisk, RestorePoint, Role, RunId, ServerName, SiteName, Tags, Token,
@@ -104,8 +104,7 @@ impl Lab {
         let reader = disk::open_file(raw, Format::Raw).await.unwrap();
         let token = Token { run: RunId::new(run).unwrap(), ..token("transfer:lab") };
         let (disk, writer) = self.site.create_disk(&vda(), reader.size(), None, &token).await.unwrap();
-        let written =
-            disk::transfer(reader.as_ref(), vec![writer], &TransferOptions::default(), &Silent).await.unwrap();
+        let written = disk::transfer(reader.as_ref(), vec![writer], &Silent).await.unwrap();
         let written = written.into_iter().next().unwrap().unwrap();
         let mut point = point(machine(firmware, bus, reader.size()), written.root);
         point.id = token.run.point();
@@ -222,7 +221,7 @@ async fn root(lab: &Lab, image: &ImageId) -> model::DiskRoot {
     let reader = lab.site.open_image(image, &vda()).await.unwrap();
     let copy = lab.folder.path().join("copy.raw");
     let writer = disk::create_file(&copy, Format::Raw, reader.size(), None).await.unwrap();
-    let written = disk::transfer(reader.as_ref(), vec![writer], &TransferOptions::default(), &Silent).await.unwrap();
+    let written = disk::transfer(reader.as_ref(), vec![writer], &Silent).await.unwrap();
     std::fs::remove_file(copy).unwrap();
     written.into_iter().next().unwrap().unwrap().root
 }

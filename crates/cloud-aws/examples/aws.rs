@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cloud::{Cloud, RetryOptions, Retrying};
 use cloud_aws::ec2::{AwsConfig, AwsSite, Endpoints, Restore};
-use disk::{DiskRead, DiskWrite, Silent, TransferOptions, Written, transfer};
+use disk::{DiskRead, DiskWrite, Silent, Written, transfer};
 use jiff::Timestamp;
 use model::{
     Clock, DiskName, DiskRoot, Extent, ExtentList, ImageId, ImageOptions, OwnerId, PointDisk, Result, Role, RunId,
@@ -182,7 +182,7 @@ async fn main() {
     let (disk, writer) = site.target().unwrap().create_disk(&name(), size, None, &token()).await.unwrap();
     let began = Instant::now();
     let from = Somewhere(size, Bytes::from(vec![7; 1 << 20]));
-    let written = transfer(&from, vec![writer], &TransferOptions::default(), &Silent).await.unwrap();
+    let written = transfer(&from, vec![writer], &Silent).await.unwrap();
     figures.print("write", "PutSnapshotBlock", began);
     let root = written.into_iter().next().unwrap().unwrap().root;
 
@@ -190,7 +190,7 @@ async fn main() {
     let reader = site.target().unwrap().open_image(&image, &name()).await.unwrap();
     let began = Instant::now();
     let to: Vec<Box<dyn DiskWrite>> = vec![Box::new(Nowhere(size, 0))];
-    let read = transfer(&*reader, to, &TransferOptions::default(), &Silent).await.unwrap().remove(0).unwrap();
+    let read = transfer(&*reader, to, &Silent).await.unwrap().remove(0).unwrap();
     assert_eq!(read.received, size);
     figures.print("read", "GetSnapshotBlock", began);
 }

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cloud::openstack::{CloudRef, OpenStackConfig, OpenStackSite, Restore};
 use cloud::{Cloud, Target};
-use disk::{DiskWrite, Format, Silent, TransferOptions, Written, open_file, transfer};
+use disk::{DiskWrite, Format, Silent, Written, open_file, transfer};
 use model::{
     Arch, Consistency, DiskBus, DiskName, DiskRoot, DiskSpec, Firmware, ImageId, MachineSpec, OwnerId, PointDisk,
     RestorePoint, Result, Role, RunId, ServerName, SiteName, Tags, Token,
@@ -71,7 +71,7 @@ async fn upload(site: &OpenStackSite, file: &str) -> (ImageId, u64) {
     let reader = open_file(file, Format::Raw).await.unwrap();
     let size = reader.size();
     let (disk, writer) = site.create_disk(&name, size, None, &token("transfer")).await.unwrap();
-    let written = transfer(reader.as_ref(), vec![writer], &TransferOptions::default(), &Silent).await.unwrap();
+    let written = transfer(reader.as_ref(), vec![writer], &Silent).await.unwrap();
     let root = written.into_iter().next().unwrap().unwrap().root;
     let machine = MachineSpec {
         arch: Arch::X86_64,
@@ -119,12 +119,7 @@ async fn main() {
     let began = Instant::now();
     let reader = site.open_image(&image, &DiskName::new("vda").unwrap()).await.unwrap();
     let nowhere: Vec<Box<dyn DiskWrite>> = vec![Box::new(Nowhere(size, 0))];
-    let taken = transfer(reader.as_ref(), nowhere, &TransferOptions::default(), &Silent)
-        .await
-        .unwrap()
-        .remove(0)
-        .unwrap()
-        .received;
+    let taken = transfer(reader.as_ref(), nowhere, &Silent).await.unwrap().remove(0).unwrap().received;
     let down = speed(size, began);
     assert!(taken <= size && taken > 0);
     println!("up {up:.0} MiB/s {up_memory} MiB, down {down:.0} MiB/s {} MiB", peak_mib());

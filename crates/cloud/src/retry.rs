@@ -337,6 +337,10 @@ impl DiskRead for RetryingReader {
         self.inner.is_incremental()
     }
 
+    fn in_flight(&self) -> u64 {
+        self.inner.in_flight()
+    }
+
     fn describe(&self) -> String {
         self.inner.describe()
     }

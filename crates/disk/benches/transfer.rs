@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bytes::Bytes;
 use disk::{
-    Base, DiskRead, DiskWrite, Format, LEAF, RootBuilder, Silent, TransferOptions, Written, check_written, create_file,
-    create_recorded, is_zero, leaf, open_file, transfer,
+    Base, DiskRead, DiskWrite, Format, LEAF, RootBuilder, Silent, Written, check_written, create_file, create_recorded,
+    is_zero, leaf, open_file, transfer,
 };
 use model::Result;
 
@@ -134,8 +134,7 @@ fn main() {
         let copy = folder.path().join("source.qcow2");
         let reader = open_file(&path, Format::Raw).await.unwrap();
         let writer = create_file(&copy, Format::Qcow2, reader.size(), None).await.unwrap();
-        let options = TransferOptions::default();
-        transfer(reader.as_ref(), vec![writer], &options, &Silent).await.unwrap().remove(0).unwrap();
+        transfer(reader.as_ref(), vec![writer], &Silent).await.unwrap().remove(0).unwrap();
     });
     for (name, source, format) in
         [("raw", path, Format::Raw), ("qcow2", folder.path().join("source.qcow2"), Format::Qcow2)]
@@ -144,8 +143,7 @@ fn main() {
         let reader: &dyn DiskRead = reader.as_ref();
         let (size, mib) = (reader.size(), reader.size() as f64 / MIB as f64);
         let go = |writers: Vec<Box<dyn DiskWrite>>| {
-            let options = TransferOptions::default();
-            for slot in runtime.block_on(transfer(reader, writers, &options, &Silent)).unwrap() {
+            for slot in runtime.block_on(transfer(reader, writers, &Silent)).unwrap() {
                 slot.unwrap();
             }
         };

@@ -25,6 +25,6 @@ pub use progress::{Progress, Silent};
 pub use root::{
     LEAF, LEAVES_PER_PAGE, Leaf, PAGE, PageHash, RootBuilder, leaf, leaves_of, page_hash, root_of_pages, zero_leaf,
 };
-pub use transfer::{TransferOptions, transfer};
+pub use transfer::transfer;
 pub use waist::{DiskRead, DiskWrite, PlainRange, Written};
 pub use zero::is_zero;

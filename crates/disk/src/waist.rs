@@ -33,6 +33,12 @@ pub trait DiskRead: Send + Sync {
         false
     }
 
+    /// Bytes that a transfer has read of it and that not every writer has taken yet, at most (but at least 1 MiB). A
+    /// reader whose answers are long under way asks for more: what is in flight over their time is how fast it goes.
+    fn in_flight(&self) -> u64 {
+        32 << 20
+    }
+
     /// Where the range lies in a local file, plainly and in one piece; `None` if it does not or nobody knows. A writer
     /// into a file lets the file system share such bytes instead of storing them again.
     fn plain_range(&self, _offset: u64, _len: u64) -> Option<PlainRange> {

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use disk::{DiskRead, DiskWrite, LEAF, RootBuilder, TransferOptions, Written, leaf};
+use disk::{DiskRead, DiskWrite, LEAF, RootBuilder, Written, leaf};
 use model::{DiskRoot, Error, Kind, Result};
 
 /// Takes a disk and forgets it.
@@ -49,7 +49,7 @@ pub(crate) async fn root_of(reader: &dyn DiskRead, progress: &dyn disk::Progress
     }
     let size = reader.size();
     let writer = RootWriter { size, root: RootBuilder::new(size), received: 0 };
-    let results = disk::transfer(reader, vec![Box::new(writer)], &TransferOptions::default(), progress).await?;
+    let results = disk::transfer(reader, vec![Box::new(writer)], progress).await?;
     match results.into_iter().next() {
         Some(written) => Ok(written?.root),
         None => Err(Error::new(Kind::Permanent, format!("cannot check {}", reader.describe()))),

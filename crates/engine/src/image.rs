@@ -4,7 +4,7 @@
 //! moves: the rest is the image's. It is read back before it is built on, so what comes out is compared with the point's roots as ever.
 
 use cloud::{ImageDisk, Target};
-use disk::{DiskRead, DiskWrite, TransferOptions};
+use disk::{DiskRead, DiskWrite};
 use model::{
     DiskName, Error, ImageId, ImageOptions, Kind, Place, PointDisk, PointId, RestorePoint, Result, Role, SiteName,
     Token, crash,
@@ -169,7 +169,7 @@ impl Engine {
         }
         let meter = Meter::new(&*self.observer, Some(&run.id), format!("restore {}", disk_label(&disk.name)));
         crash::point("restore.disk.before");
-        let moved = disk::transfer(&*reader, vec![writer], &TransferOptions::default(), &meter).await;
+        let moved = disk::transfer(&*reader, vec![writer], &meter).await;
         meter.close();
         crash::point("restore.disk.after");
         // the transfer fails as a whole only if the reader does; trouble of the writer is in its slot

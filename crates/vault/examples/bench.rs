@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use disk::{DiskRead, DiskWrite, LEAF, TransferOptions, Written, transfer};
+use disk::{DiskRead, DiskWrite, LEAF, Written, transfer};
 use model::{Extent, ExtentList, PointDisk, Result};
 use vault::bucket::DirBucket;
 use vault::{Options, Recipient, Vault, VerifyScope};
@@ -150,7 +150,7 @@ async fn backup(vault: &Vault, raw: Raw, args: &[String]) -> (u64, u64) {
     let (to, parent) = (id(&args[0]), args.get(2).map(|parent| id(parent)));
     let writer = vault.begin(&to, &server(), parent.as_ref()).await.unwrap();
     let disk = writer.disk(&name(), raw.size, raw.is_incremental()).await.unwrap();
-    let mut written = transfer(&raw, vec![disk], &TransferOptions::default(), &disk::Silent).await.unwrap();
+    let mut written = transfer(&raw, vec![disk], &disk::Silent).await.unwrap();
     let written = written.pop().unwrap().unwrap();
     let disks = vec![PointDisk { name: name(), size: raw.size, root: written.root }];
     let sealed = writer.seal(&point(&to, disks)).await.unwrap();
@@ -163,8 +163,7 @@ async fn restore(vault: &Vault, args: &[String]) -> (u64, u64) {
     let file = std::fs::File::create(&args[1]).unwrap();
     file.set_len(reader.size()).unwrap();
     let out = Out { file, size: reader.size(), root: disk::RootBuilder::new(reader.size()) };
-    let mut written =
-        transfer(&*reader, vec![Box::new(out)], &TransferOptions::default(), &disk::Silent).await.unwrap();
+    let mut written = transfer(&*reader, vec![Box::new(out)], &disk::Silent).await.unwrap();
     let root = written.pop().unwrap().unwrap().root;
     assert_eq!(root, vault.point(&point).await.unwrap().disks[0].root, "the restored disk has another root");
     (reader.size(), 0)

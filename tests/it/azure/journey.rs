@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use cloud::qemu::{Accelerator, QemuConfig, QemuSite, TargetConfig};
 use cloud::{CaptureRequest, Cloud, Consistent, Hook, LaunchOptions, Network, Outcome};
-use disk::{DiskRead, DiskWrite, Format, LEAF, Silent, TransferOptions, Written};
+use disk::{DiskRead, DiskWrite, Format, LEAF, Silent, Written};
 use model::{
     Consistency, DiskName, DiskRoot, ImageId, ImageOptions, InstanceId, ManualClock, Role, ServerName, SiteName,
 };
@@ -22,7 +22,7 @@ const BOOT: Duration = Duration::from_secs(300);
 const READY: &str = "REPLICATE-READY";
 
 async fn copy(reader: &dyn DiskRead, writer: Box<dyn DiskWrite>) -> Written {
-    let written = disk::transfer(reader, vec![writer], &TransferOptions::default(), &Silent).await.unwrap();
+    let written = disk::transfer(reader, vec![writer], &Silent).await.unwrap();
     written.into_iter().next().unwrap().unwrap()
 }
 

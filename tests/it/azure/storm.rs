@@ -1,6 +1,6 @@
 //! What Azure does on a bad day: operations that take time, lists that begin empty, answers that are lost, busy blobs.
 
-use disk::{LEAF, Silent, TransferOptions};
+use disk::{LEAF, Silent};
 use model::{DiskName, ImageOptions, Kind, Role};
 use serde_json::json;
 
@@ -32,7 +32,7 @@ async fn lost_answers_and_busy_blobs_leave_no_duplicate_and_no_open_access() {
     let folder = tempfile::tempdir().unwrap();
     let reader = target.open_image(&image, &name).await.unwrap();
     let file = disk::create_file(folder.path().join("it"), disk::Format::Raw, size, None).await.unwrap();
-    let read = disk::transfer(reader.as_ref(), vec![file], &TransferOptions::default(), &Silent).await.unwrap();
+    let read = disk::transfer(reader.as_ref(), vec![file], &Silent).await.unwrap();
     assert_eq!(read.into_iter().next().unwrap().unwrap().root, root);
     drop(reader);
     let hits = lab.control("GET", "hits", None).await;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cloud::{Cloud, ImageDisk, LaunchOptions, Network};
-use disk::{Format, LEAF, Silent, TransferOptions};
+use disk::{Format, LEAF, Silent};
 use model::{DiskName, DiskRoot, ImageId, ImageOptions, Kind, PointDisk, Role, ServerName};
 use serde_json::json;
 
@@ -41,11 +41,11 @@ fn change(file: &Path) {
 async fn write(site: &dyn Cloud, file: &Path, base: Option<&ImageId>, step: &str) -> (ImageDisk, DiskRoot) {
     let reader = disk::open_file(file, Format::Raw).await.unwrap();
     let (made, writer) = site.target().unwrap().create_disk(&disk_name(), SIZE, base, &token(step)).await.unwrap();
-    let done = disk::transfer(reader.as_ref(), vec![writer], &TransferOptions::default(), &Silent).await.unwrap();
+    let done = disk::transfer(reader.as_ref(), vec![writer], &Silent).await.unwrap();
     let written = done.into_iter().next().unwrap().unwrap();
     let whole = disk::open_file(file, Format::Raw).await.unwrap();
     let check = disk::create_file(file.with_extension(step), Format::Raw, SIZE, None).await.unwrap();
-    let check = disk::transfer(whole.as_ref(), vec![check], &TransferOptions::default(), &Silent).await.unwrap();
+    let check = disk::transfer(whole.as_ref(), vec![check], &Silent).await.unwrap();
     assert_eq!(check.into_iter().next().unwrap().unwrap().root, written.root, "the root is the whole disk's");
     (made, written.root)
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use cloud::openstack::{CloudRef, LaunchSpec, MacChoice, NetworkSpec, OpenStackConfig, OpenStackSite, Restore};
 use cloud::qemu::{Accelerator, QemuConfig, QemuSite, TargetConfig};
 use cloud::{Cloud, Retrying, Target};
-use disk::{Format, Silent, TransferOptions};
+use disk::{Format, Silent};
 use engine::ledger::SledLedger;
 use engine::{
     Archive, Choice, Engine, Parts, RestoreReport, RestoreRequest, RestoreTo, RunReport, RunRequest, Settings,
@@ -216,7 +216,7 @@ impl House {
         let reader = self.target(site).open_image(image, disk).await.unwrap();
         let folder = tempfile::tempdir().unwrap();
         let writer = disk::create_file(folder.path().join("disk"), Format::Raw, reader.size(), None).await.unwrap();
-        let done = disk::transfer(reader.as_ref(), vec![writer], &TransferOptions::default(), &Silent).await.unwrap();
+        let done = disk::transfer(reader.as_ref(), vec![writer], &Silent).await.unwrap();
         done.into_iter().next().unwrap().unwrap().root
     }
 }

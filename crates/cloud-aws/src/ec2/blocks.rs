@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use aws_lc_rs::digest;
+use aws_smithy_types::byte_stream::ByteStream;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{Bytes, BytesMut};
@@ -19,7 +20,7 @@ use model::{Error, Extent, ExtentList, Kind, Result};
 
 use super::config::Clients;
 use super::error::classify;
-use super::patience::{flight, patiently};
+use super::patience::{MOST, flight, patiently};
 
 /// Bytes of a block.
 pub(super) const BLOCK: u64 = 512 << 10;
@@ -207,16 +208,29 @@ impl BlockReader {
             }
         };
         let checksum = answer.checksum().unwrap_or_default().to_owned();
-        let transient = |why: String| Error::new(Kind::Transient, operation()).because(why);
-        let body = answer.block_data.collect().await.map_err(|error| transient(error.to_string()))?.into_bytes();
-        if body.len() as u64 != BLOCK {
-            return Err(transient(format!("it has {} bytes, not {BLOCK}", body.len())));
-        }
-        if STANDARD.encode(digest::digest(&digest::SHA256, &body)) != checksum {
-            return Err(transient("its bytes do not fit the checksum that came with them".to_owned()));
-        }
-        Ok(Some(body))
+        let body = checked(answer.block_data, &checksum).await;
+        body.map(Some).map_err(|why| Error::new(Kind::Transient, operation()).because(why))
     }
+}
+
+/// The bytes of a block as they come, laid into one piece and summed part by part: twice the memory of what is in flight
+/// would be held otherwise.
+async fn checked(mut body: ByteStream, checksum: &str) -> Result<Bytes, String> {
+    let (mut block, mut sum) = (BytesMut::with_capacity(BLOCK as usize), digest::Context::new(&digest::SHA256));
+    while let Some(part) = body.try_next().await.map_err(|error| error.to_string())? {
+        if block.len() + part.len() > BLOCK as usize {
+            return Err(format!("it has more than {BLOCK} bytes"));
+        }
+        sum.update(&part);
+        block.extend_from_slice(&part);
+    }
+    if block.len() as u64 != BLOCK {
+        return Err(format!("it has {} bytes, not {BLOCK}", block.len()));
+    }
+    if STANDARD.encode(sum.finish()) != checksum {
+        return Err("its bytes do not fit the checksum that came with them".to_owned());
+    }
+    Ok(block.freeze())
 }
 
 #[async_trait]
@@ -276,6 +290,10 @@ impl DiskRead for BlockReader {
 
     fn is_incremental(&self) -> bool {
         self.base.is_some()
+    }
+
+    fn in_flight(&self) -> u64 {
+        MOST as u64 * BLOCK
     }
 
     fn describe(&self) -> String {

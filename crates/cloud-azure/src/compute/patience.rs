@@ -50,6 +50,10 @@ impl<R: DiskRead> DiskRead for Patient<R> {
         self.0.is_incremental()
     }
 
+    fn in_flight(&self) -> u64 {
+        self.0.in_flight()
+    }
+
     fn describe(&self) -> String {
         self.0.describe()
     }

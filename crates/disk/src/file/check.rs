@@ -12,7 +12,7 @@ use model::{Change, DiskRoot, Error, Extent, ExtentList, Kind, Result};
 
 use super::blocking::run;
 use super::{Format, Leaves, open_file};
-use crate::{DiskRead, DiskWrite, LEAF, Leaf, Progress, TransferOptions, Written, leaf, transfer, zero_leaf};
+use crate::{DiskRead, DiskWrite, LEAF, Leaf, Progress, Written, leaf, transfer, zero_leaf};
 
 /// Reads back what the writer of the disk at `path` stored, and compares it with the disk's record of leaves, which must give `root`.
 /// Returns the bytes read; `None` if there is no record that fits the file: then everything must be read.
@@ -35,7 +35,7 @@ pub async fn check_written(
     }
     let taker = Compare { name: disk.describe(), root: *root, leaves: leaves.clone(), read: 0 };
     let reader = Stored { disk, leaves };
-    let results = transfer(&reader, vec![Box::new(taker)], &TransferOptions::default(), progress).await?;
+    let results = transfer(&reader, vec![Box::new(taker)], progress).await?;
     match results.into_iter().next() {
         Some(written) => Ok(Some(written?.received)),
         None => Err(Error::new(Kind::Permanent, format!("cannot check {}", reader.describe()))),

@@ -5,7 +5,7 @@ use model::{Change, DiskRoot, Kind};
 use proptest::prelude::*;
 
 use super::*;
-use crate::{LEAF, RootBuilder, Silent, TransferOptions, Written, leaf, transfer};
+use crate::{LEAF, RootBuilder, Silent, Written, leaf, transfer};
 
 pub(super) fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap().block_on(future)
@@ -122,8 +122,7 @@ fn one_transfer_fills_files_of_both_formats_with_one_root() {
             create_file(&raw, Format::Raw, reader.size(), None).await.unwrap(),
             create_file(&qcow2, Format::Qcow2, reader.size(), None).await.unwrap(),
         ];
-        let options = TransferOptions::default();
-        let written = transfer(reader.as_ref(), writers, &options, &Silent).await.unwrap();
+        let written = transfer(reader.as_ref(), writers, &Silent).await.unwrap();
         let roots: Vec<_> = written.into_iter().map(|slot| slot.unwrap().root).collect();
         assert_eq!(roots[0], roots[1]);
         for (path, format) in [(&raw, Format::Raw), (&qcow2, Format::Qcow2)] {

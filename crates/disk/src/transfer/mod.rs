@@ -5,8 +5,8 @@
 //! extents -> ranges of whole leaves -> reads in flight -> zero test, leaf hashes -> in order -> one task per writer
 //! ```
 //!
-//! Memory is bounded by bytes, not by chunks: a chunk holds its share of [`TransferOptions::in_flight`] from before
-//! it is read until the slowest writer has taken it. Nothing is durable before a writer's `finish`; a transfer that
+//! Memory is bounded by bytes, not by chunks: a chunk holds its share of [`DiskRead::in_flight`] from before it is read
+//! until the slowest writer has taken it. Nothing is durable before a writer's `finish`; a transfer that
 //! is dropped, or whose reader fails, drops its writers unfinished.
 
 mod fleet;
@@ -35,19 +35,6 @@ const READS: usize = 64;
 /// Memory is counted in these units, since a semaphore counts in `u32`.
 const UNIT: u64 = 4096;
 
-/// How a transfer goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TransferOptions {
-    /// Bytes that are read and not yet taken by every writer, at most (but at least one chunk of 1 MiB).
-    pub in_flight: u64,
-}
-
-impl Default for TransferOptions {
-    fn default() -> Self {
-        Self { in_flight: 32 * 1024 * 1024 }
-    }
-}
-
 /// Copies what `reader` lists into every writer and finishes the writers. The source is read once.
 ///
 /// The answer has one slot per writer, in order: a writer that fails gets its error there and the others go on. A
@@ -58,12 +45,11 @@ impl Default for TransferOptions {
 pub async fn transfer(
     reader: &dyn DiskRead,
     writers: Vec<Box<dyn DiskWrite>>,
-    options: &TransferOptions,
     progress: &dyn Progress,
 ) -> Result<Vec<Result<Written>>> {
     let hash = !reader.is_incremental() && writers.iter().any(|writer| writer.may_have_leaves());
     let mut fleet = Fleet::start(reader, writers);
-    let budget = options.in_flight.max(CHUNK).div_ceil(UNIT).min(u64::from(u32::MAX)) as usize;
+    let budget = reader.in_flight().max(CHUNK).div_ceil(UNIT).min(u64::from(u32::MAX)) as usize;
     let mut reads = Reads {
         reader,
         ranges: Ranges::new(reader, progress),

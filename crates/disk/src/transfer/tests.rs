@@ -17,6 +17,7 @@ struct Model {
     bytes: Vec<u8>,
     extents: Vec<Extent>,
     incremental: bool,
+    in_flight: u64,
     fail_at: Option<u64>,
     read: AtomicU64,
 }
@@ -24,7 +25,7 @@ struct Model {
 impl Model {
     fn full(bytes: Vec<u8>) -> Self {
         let extents = vec![Extent::data(0, bytes.len() as u64)];
-        Self { bytes, extents, incremental: false, fail_at: None, read: AtomicU64::new(0) }
+        Self { bytes, extents, incremental: false, in_flight: 32 << 20, fail_at: None, read: AtomicU64::new(0) }
     }
 }
 
@@ -47,6 +48,9 @@ impl DiskRead for Model {
     }
     fn is_incremental(&self) -> bool {
         self.incremental
+    }
+    fn in_flight(&self) -> u64 {
+        self.in_flight
     }
     fn describe(&self) -> String {
         "the model".into()
@@ -177,7 +181,8 @@ proptest! {
 
     #[test]
     fn every_writer_gets_the_disk_though_one_fails(runs in disk(), incremental: bool, fail in 0u32..4, tight: bool) {
-        let (reader, base) = build(&runs, incremental);
+        let (mut reader, base) = build(&runs, incremental);
+        reader.in_flight = if tight { 0 } else { 1 << 25 };
         let (calm, calm_seen) = Taker::on(base.clone());
         let (mut failing, failing_seen) = Taker::on(base.clone());
         failing.fail_after = Some(fail);
@@ -185,9 +190,8 @@ proptest! {
         slow.slow = true;
         let (mut knowing, knowing_seen) = Taker::on(base);
         knowing.knows = true;
-        let options = TransferOptions { in_flight: if tight { 0 } else { 1 << 25 } };
         let writers = boxed(vec![calm, failing, slow, knowing]);
-        let outcome = block_on(transfer(&reader, writers, &options, &Silent)).unwrap();
+        let outcome = block_on(transfer(&reader, writers, &Silent)).unwrap();
         let wanted = root_of(&reader.bytes);
         for (index, seen) in [(0, &calm_seen), (2, &slow_seen), (3, &knowing_seen)] {
             prop_assert_eq!(outcome[index].as_ref().unwrap().root, wanted);
@@ -211,7 +215,7 @@ fn zero_leaves_of_data_become_zero() {
     let mut bytes = vec![0; 3 * CHUNK as usize];
     bytes[(CHUNK + LEAF) as usize + 7] = 1;
     let (taker, seen) = Taker::on(vec![5; bytes.len()]);
-    block_on(transfer(&Model::full(bytes), boxed(vec![taker]), &TransferOptions::default(), &Silent)).unwrap();
+    block_on(transfer(&Model::full(bytes), boxed(vec![taker]), &Silent)).unwrap();
     let at = CHUNK + LEAF;
     let wanted = [(0, at, true), (at, LEAF, false), (at + LEAF, 2 * CHUNK - 2 * LEAF, true)];
     assert_eq!(*seen.calls.lock().unwrap(), wanted);
@@ -225,7 +229,7 @@ fn a_leaf_that_the_writer_has_is_not_given_to_it() {
     *base.last_mut().unwrap() = 4;
     let (mut taker, seen) = Taker::on(base);
     taker.knows = true;
-    block_on(transfer(&Model::full(bytes), boxed(vec![taker]), &TransferOptions::default(), &Silent)).unwrap();
+    block_on(transfer(&Model::full(bytes), boxed(vec![taker]), &Silent)).unwrap();
     assert_eq!(*seen.calls.lock().unwrap(), [(5 * LEAF, LEAF, false), (2 * CHUNK, 512, false)]);
 }
 
@@ -234,7 +238,7 @@ fn a_failing_reader_finishes_nobody() {
     let reader = Model { fail_at: Some(5 * CHUNK), ..Model::full(vec![1; 8 * CHUNK as usize]) };
     let (one, seen_one) = Taker::on(vec![0; reader.bytes.len()]);
     let (two, seen_two) = Taker::on(vec![0; reader.bytes.len()]);
-    let outcome = block_on(transfer(&reader, boxed(vec![one, two]), &TransferOptions::default(), &Silent));
+    let outcome = block_on(transfer(&reader, boxed(vec![one, two]), &Silent));
     assert_eq!(outcome.unwrap_err().kind(), Kind::Damaged);
     for seen in [seen_one, seen_two] {
         assert!(!seen.finished.load(SeqCst));
@@ -247,8 +251,7 @@ fn a_dropped_transfer_drops_its_writers_unfinished() {
     let (mut taker, seen) = Taker::on(vec![0; reader.bytes.len()]);
     taker.slow = true;
     block_on(async {
-        let options = TransferOptions::default();
-        let running = transfer(&reader, boxed(vec![taker]), &options, &Silent);
+        let running = transfer(&reader, boxed(vec![taker]), &Silent);
         assert!(tokio::time::timeout(Duration::from_millis(20), running).await.is_err());
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert!(seen.dropped.load(SeqCst));
@@ -259,13 +262,12 @@ fn a_dropped_transfer_drops_its_writers_unfinished() {
 
 #[test]
 fn memory_in_flight_is_bounded() {
-    let reader = Model::full(vec![1; 48 * CHUNK as usize]);
+    let reader = Model { in_flight: 4 * CHUNK, ..Model::full(vec![1; 48 * CHUNK as usize]) };
     let (mut taker, seen) = Taker::on(vec![0; reader.bytes.len()]);
     taker.slow = true;
     let most = Arc::new(AtomicU64::new(0));
     block_on(async {
-        let options = TransferOptions { in_flight: 4 * CHUNK };
-        let running = transfer(&reader, boxed(vec![taker]), &options, &Silent);
+        let running = transfer(&reader, boxed(vec![taker]), &Silent);
         let watch = async {
             loop {
                 let taken: u64 = seen.calls.lock().unwrap().iter().map(|call| call.1).sum();
@@ -291,7 +293,7 @@ fn a_full_reader_that_leaves_a_gap_is_refused() {
     ] {
         let reader = Model { extents, ..Model::full(vec![1; size as usize]) };
         let (taker, seen) = Taker::on(vec![0; size as usize]);
-        let outcome = block_on(transfer(&reader, boxed(vec![taker]), &TransferOptions::default(), &Silent));
+        let outcome = block_on(transfer(&reader, boxed(vec![taker]), &Silent));
         assert_eq!(outcome.unwrap_err().kind(), Kind::Damaged);
         assert!(!seen.finished.load(SeqCst));
     }
@@ -302,7 +304,7 @@ fn a_writer_of_another_size_is_refused_and_the_rest_goes_on() {
     let reader = Model::full(vec![1; CHUNK as usize]);
     let (good, _) = Taker::on(vec![0; CHUNK as usize]);
     let (bad, seen) = Taker::on(vec![0; 512]);
-    let outcome = block_on(transfer(&reader, boxed(vec![bad, good]), &TransferOptions::default(), &Silent)).unwrap();
+    let outcome = block_on(transfer(&reader, boxed(vec![bad, good]), &Silent)).unwrap();
     assert_eq!(outcome[0].as_ref().unwrap_err().kind(), Kind::Invalid);
     assert_eq!(outcome[1].as_ref().unwrap().root, root_of(&reader.bytes));
     assert!(seen.calls.lock().unwrap().is_empty());
@@ -332,7 +334,7 @@ fn progress_adds_up() {
         let (reader, base) = build(&runs, incremental);
         let count = Count::default();
         let writers = boxed(vec![Taker::on(base.clone()).0, Taker::on(base).0]);
-        block_on(transfer(&reader, writers, &TransferOptions::default(), &count)).unwrap();
+        block_on(transfer(&reader, writers, &count)).unwrap();
         assert_eq!(count.0.map(|n| n.into_inner() / 512), sectors);
     }
 }
@@ -344,5 +346,5 @@ fn the_future_can_be_sent() {
     }
     let reader = Model::full(vec![1; 512]);
     let writers = boxed(vec![Taker::on(vec![0; 512]).0]);
-    block_on(send(transfer(&reader, writers, &TransferOptions::default(), &Silent))).unwrap();
+    block_on(send(transfer(&reader, writers, &Silent))).unwrap();
 }

@@ -4,7 +4,7 @@
 //! the change map was lost) get a full read, of which the transfer drops what they have already.
 
 use cloud::{Capture, CapturedDisk};
-use disk::{DiskWrite, TransferOptions, Written};
+use disk::{DiskWrite, Written};
 use model::{Error, Kind, Place, PointDisk, Result, Role, crash};
 
 use super::{Context, Transferred, at, disk_step};
@@ -139,7 +139,7 @@ async fn move_disk(
     }
     let meter = Meter::new(&*context.engine.observer, Some(&context.run.id), disk_label(&disk.name));
     let moved = match context.open(capture, &disk.name, changes).await {
-        Ok(reader) => disk::transfer(&*reader, writers, &TransferOptions::default(), &meter).await,
+        Ok(reader) => disk::transfer(&*reader, writers, &meter).await,
         Err(error) => Err(error),
     };
     meter.close();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use disk::{Format, TransferOptions};
+use disk::Format;
 use engine::{Event, Observer};
 use model::{DiskRoot, Error, Kind, Result};
 use serde::Serialize;
@@ -38,9 +38,8 @@ pub async fn run(context: &Context, args: ConvertArgs) -> Outcome {
     let writer = disk::create_file(&args.target, format, size, None).await?;
     let progress = Arc::new(Progress::new(context.printer));
     let meter = Shown { progress: progress.as_ref(), total: AtomicU64::new(0), done: AtomicU64::new(0) };
-    let options = TransferOptions::default();
     // dropped in the middle, the writer takes its half of a file away
-    let moved = session::until_interrupted(disk::transfer(&*reader, vec![writer], &options, &meter)).await;
+    let moved = session::until_interrupted(disk::transfer(&*reader, vec![writer], &meter)).await;
     progress.finish();
     let written =
         moved?.into_iter().next().unwrap_or_else(|| Err(Error::new(Kind::Permanent, "nothing was written")))?;
