@@ -22,12 +22,14 @@ pub const AWS_IMAGE_OPTIONS: &[ImageOption] = &[
     ImageOption::Share,
     ImageOption::Protected,
     ImageOption::Immutability,
+    ImageOption::Encryption,
     ImageOption::HideOlder,
 ];
 
 /// What can be asked of images at sites of kind `azure`; here for the same reason. Names are Azure's ids, which
 /// nobody changes; its locks belong to another provider.
-pub const AZURE_IMAGE_OPTIONS: &[ImageOption] = &[ImageOption::Tags, ImageOption::Immutability];
+pub const AZURE_IMAGE_OPTIONS: &[ImageOption] =
+    &[ImageOption::Tags, ImageOption::Immutability, ImageOption::Encryption];
 
 /// The capabilities of a provider by its word in the configuration; none: there is no such provider.
 pub fn capabilities(kind: &str) -> Option<Capabilities> {

@@ -50,7 +50,7 @@ pub struct ImageOptions {
     pub protected: bool,
     /// Not to be deleted by anybody for this long, not even by us.
     pub immutability: Option<Duration>,
-    /// The key that it is encrypted with, in the provider's words.
+    /// The key that it must be encrypted with, in the provider's words.
     pub encryption: Option<String>,
     /// Older images of the server are taken off people's lists once this one is verified.
     pub hide_older: bool,
@@ -140,6 +140,20 @@ impl ImageOptions {
                 .because(format!("a {provider} site does not have that"))
                 .hint(format!("leave `{}` out of the policy's destination", option.key()))),
         }
+    }
+
+    /// [`Kind::Invalid`] if another key is asked for than `what` (`disk vda`, `what site aws-eu makes`) has. A site has
+    /// one key, which a policy can insist on.
+    pub fn encrypted_by(&self, what: &str, key: Option<&str>) -> Result<()> {
+        let Some(asked) = &self.encryption else { return Ok(()) };
+        if key.is_some_and(|key| key.eq_ignore_ascii_case(asked)) {
+            return Ok(());
+        }
+        let known =
+            key.map_or("is not encrypted with a key that anyone named".to_owned(), |key| format!("has key {key}"));
+        Err(Error::new(Kind::Invalid, format!("cannot make an image with key {asked}"))
+            .because(format!("{what} {known}"))
+            .hint("name one key as the site's and in the policy's `encryption`, and run again"))
     }
 
     /// These options for the image of a point: the name is filled in.

@@ -63,6 +63,31 @@ async fn images_and_restored_servers_have_the_sites_key() {
     assert!(reader.read_at(3 * LEAF, 512).await.unwrap().iter().all(|byte| *byte == b"encrypted".len() as u8));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_set_that_a_policy_insists_on_is_the_one_that_it_gets() {
+    let lab = lab(false, true).await;
+    let (set, plain) = (lab.set_of("prod"), lab.site());
+    let other = set.replace("/replicas", "/replicas-twice");
+    let site = open(AzureConfig { encryption_set: Some(set.clone()), ..lab.config() });
+    // whose configuration was changed between writing and registering
+    for (writer, registrar, asked, goes) in [
+        (&site, &site, &set, true),
+        (&site, &site, &other, false),
+        (&site, &plain, &set, false),
+        (&plain, &site, &set, false),
+    ] {
+        let token = token(&format!("key-{goes}"));
+        let (made, written) = writer.target().unwrap().create_disk(&disk(), SIZE, None, &token).await.unwrap();
+        let point = point(SIZE, written.finish().await.unwrap().root);
+        let asks = ImageOptions { encryption: Some(asked.clone()), ..ImageOptions::default() };
+        match registrar.target().unwrap().register(&[made], &point, &asks, Role::Replica, &token).await {
+            Ok(_) => assert!(goes, "registered without {asked}"),
+            Err(error) => assert!(!goes && error.kind() == Kind::Invalid, "{}", error.chain()),
+        }
+    }
+    assert_eq!(sets(&lab, "snapshot", "westeurope").await, BTreeSet::from([set]), "what was refused is no image");
+}
+
 /// By a site that names no set: the disks have theirs.
 #[tokio::test(flavor = "multi_thread")]
 async fn encrypted_disks_are_captured() {

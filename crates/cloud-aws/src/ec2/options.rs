@@ -4,9 +4,10 @@ use aws_sdk_ec2::types as ec2;
 use jiff::Timestamp;
 use model::{Error, ImageOptions, Kind, Result, crash};
 
-use super::config::Clients;
+use super::config::{AwsConfig, Clients};
 use super::error::classify;
 use super::lock;
+use super::snapshot::Held;
 
 /// Tags that there is room for beside ours and the restore point.
 const TAGS: usize = 8;
@@ -15,9 +16,10 @@ const DAYS: u64 = 36_500;
 /// Seconds from now at which a deprecation begins.
 const SOON: i64 = 120;
 
-/// Refuses what EC2 cannot do.
-pub(super) fn fits(options: &ImageOptions) -> Result<()> {
+/// Refuses what EC2 cannot do, and another key than the site's.
+pub(super) fn fits(options: &ImageOptions, config: &AwsConfig) -> Result<()> {
     options.within(cloud::AWS_IMAGE_OPTIONS, "aws")?;
+    options.encrypted_by(&format!("what site {} makes", config.site), config.kms_key.as_deref())?;
     let refuse = |what: String, why: &str| Err(Error::new(Kind::Invalid, what).because(why.to_owned()));
     if options.tags.len() > TAGS {
         return refuse(
@@ -35,6 +37,11 @@ pub(super) fn fits(options: &ImageOptions) -> Result<()> {
         return refuse("cannot lock an image for so long".to_owned(), "EC2 locks a snapshot for 36500 days at most");
     }
     Ok(())
+}
+
+/// Refuses snapshots that were made with another key, by a configuration that was changed since.
+pub(super) fn have_key(held: &[Held], options: &ImageOptions) -> Result<()> {
+    held.iter().try_for_each(|it| options.encrypted_by(&format!("snapshot {}", it.id), it.key.as_deref()))
 }
 
 /// Gives a registered image what was asked. Repeating it is harmless.

@@ -153,7 +153,7 @@ impl Relay for AwsSite {
     }
 
     async fn copy(&self, request: &CopyRequest) -> Result<ImageCopy> {
-        options::fits(&request.options)?;
+        options::fits(&request.options, &self.config)?;
         refuse_foreign_key(&self.config)?;
         let clients = self.clients().await?;
         let name = image::name_of(&request.options, &request.token)?;
@@ -211,6 +211,7 @@ impl Relay for AwsSite {
     async fn commit(&self, copy: &ImageCopy, request: &CopyRequest, role: Role) -> Result<ImageId> {
         let clients = self.clients().await?;
         let image = image::show(clients, copy.image.as_str()).await?;
+        options::have_key(&snapshots(clients, &image).await?.unwrap_or_default(), &request.options)?;
         snapshot::tag(clients, image.snapshots.clone(), &image::role_tag(role)).await?;
         options::apply(clients, &image.id, &image.snapshots, &request.options).await?;
         crash::point("aws.image-copy.commit");

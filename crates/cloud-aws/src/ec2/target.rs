@@ -208,11 +208,12 @@ impl Target for AwsSite {
         token: &Token,
     ) -> Result<ImageId> {
         let clients = self.clients().await?;
-        options::fits(options)?;
+        options::fits(options, &self.config)?;
         let mut written = Vec::new();
         for disk in disks {
             written.push(newest(clients, disk).await?);
         }
+        options::have_key(&written, options)?;
         image::register(clients, &written, point, options, role, token).await
     }
 

@@ -9,7 +9,7 @@ use base64::Engine as _;
 use cloud::{Cloud, conformance};
 use cloud_aws::ec2::AwsConfig;
 use disk::LEAF;
-use model::{DiskName, PointDisk, ServerName};
+use model::{DiskName, ImageOptions, Kind, PointDisk, ServerName};
 use serde_json::json;
 use tests::sim::CloudSim;
 
@@ -77,7 +77,7 @@ async fn what_nobody_writes_is_zero_in_an_encrypted_snapshot_too() {
     let (sim, folder) = (CloudSim::start(&["--calm", "--no-qemu"]), tempfile::tempdir().unwrap());
     let account = sim.greeting["accounts"][0]["account"].as_str().unwrap();
     let key = format!("arn:aws:kms:{REGION}:{account}:key/replicas");
-    let encrypted = AwsConfig { kms_key: Some(key), ..config(&sim, folder.path()) };
+    let encrypted = AwsConfig { kms_key: Some(key.clone()), ..config(&sim, folder.path()) };
     let (plain, site) = (open(config(&sim, folder.path())), open(encrypted));
     let size = 4 << 20;
     let leaves = [(3, 5), (40, 6)];
@@ -92,6 +92,35 @@ async fn what_nobody_writes_is_zero_in_an_encrypted_snapshot_too() {
     let (image_4, written) = image(&site, "four", size, Some(&bare), &[(40, 8)]).await;
     assert_eq!(written.stored, 1 << 30);
     assert!(read(&site, &image_4, size).await == bytes(size, &[(3, 5), (40, 8)]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_a_policy_insists_on_is_the_one_that_it_gets() {
+    let (sim, folder) = (CloudSim::start(&["--calm", "--no-qemu"]), tempfile::tempdir().unwrap());
+    let account = sim.greeting["accounts"][0]["account"].as_str().unwrap();
+    let key = |name: &str| format!("arn:aws:kms:{REGION}:{account}:key/{name}");
+    let encrypted = AwsConfig { kms_key: Some(key("replicas")), ..config(&sim, folder.path()) };
+    let (plain, site) = (open(config(&sim, folder.path())), open(encrypted));
+    let (size, name) = (1 << 20, DiskName::new("vda").unwrap());
+    let asks = |name: &str| ImageOptions { encryption: Some(key(name)), ..ImageOptions::default() };
+    // whose configuration was changed between writing and registering
+    for (writer, registrar, asked, goes) in [
+        (&site, &site, "replicas", true),
+        (&site, &site, "others", false),
+        (&site, &plain, "replicas", false),
+        (&plain, &site, "replicas", false),
+    ] {
+        let token = token(&format!("key-{goes}"));
+        let (disk, made) = writer.target().unwrap().create_disk(&name, size, None, &token).await.unwrap();
+        let point = point(size, made.finish().await.unwrap().root);
+        let target = registrar.target().unwrap();
+        match target.register(&[disk], &point, &asks(asked), model::Role::Replica, &token).await {
+            Ok(_) => assert!(goes, "registered without {asked}"),
+            Err(error) => assert!(!goes && error.kind() == Kind::Invalid, "{}", error.chain()),
+        }
+    }
+    let made = state(&sim).into_iter().filter(|it| it["kind"] == "image").count();
+    assert_eq!(made, 1, "what was refused is no image");
 }
 
 /// With all delays and the lag of reads, in simulated time that runs fast; some calls fail in every way.

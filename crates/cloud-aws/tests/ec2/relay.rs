@@ -180,6 +180,7 @@ async fn keys_are_checked_beforehand_and_options_are_carried_over() {
         keyless.delete(&resource).await.unwrap();
     }
     let to = open(AwsConfig { kms_key: key(TO), ..config_of(&sim, folder.path(), TO) });
+    asked.options.encryption = key(TO);
     let copy = relay(&to).copy(&asked).await.unwrap();
     whole(&to, &copy).await;
     assert_eq!(calls(&sim, "ModifyImageAttribute").len(), 0, "nobody sees it before it is committed");

@@ -13,9 +13,14 @@ use super::arm::Shown;
 /// The kinds of sets that disks of ordinary machines are encrypted with.
 const KINDS: [&str; 2] = ["EncryptionAtRestWithCustomerKey", "EncryptionAtRestWithPlatformAndCustomerKeys"];
 
+/// The set that something is encrypted with; none: the platform's key.
+pub(super) fn set_of(it: &Shown) -> Option<&str> {
+    it.text("/encryption/diskEncryptionSetId")
+}
+
 /// What something is encrypted with, in the words of a request.
 pub(super) fn of(it: &Shown) -> Value {
-    match it.text("/encryption/diskEncryptionSetId") {
+    match set_of(it) {
         Some(set) => json!({ "type": it.text("/encryption/type"), "diskEncryptionSetId": set }),
         None => platform(),
     }

@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::AzureSite;
 use super::arm::{Shown, What};
+use super::encryption;
 use super::http::Client;
 use super::target::{self, fits};
 use cloud::{CopyRequest, CopyState, ImageCopy, Peer, Relay, Route};
@@ -64,7 +65,7 @@ impl Relay for AzureSite {
 
     async fn copy(&self, request: &CopyRequest) -> Result<ImageCopy> {
         let (client, there) = (self.client()?, self.there(&request.from)?);
-        fits(&request.options)?;
+        fits(&request.options, self)?;
         let encryption = self.encryption().await?;
         target::show(&there, &request.image).await?;
         let name = target::image_name(&request.token);
@@ -117,11 +118,17 @@ impl Relay for AzureSite {
 
     async fn commit(&self, copy: &ImageCopy, request: &CopyRequest, role: Role) -> Result<ImageId> {
         let client = self.client()?;
-        fits(&request.options)?;
+        fits(&request.options, self)?;
         // the boot disk's comes last: it is the commit
         for (place, disk) in request.point.disks.iter().enumerate().rev() {
+            let half = target::snapshot(copy.image.as_str(), place);
+            if request.options.encryption.is_some()
+                && let Some(made) = client.find(What::Snapshot, &half).await?
+            {
+                request.options.encrypted_by(&format!("snapshot {half}"), encryption::set_of(&made))?;
+            }
             let tags = target::tags(place, &disk.name, request, role)?;
-            client.tag(What::Snapshot, &target::snapshot(copy.image.as_str(), place), &tags).await?;
+            client.tag(What::Snapshot, &half, &tags).await?;
         }
         if let (Some(time), Role::Replica) = (request.options.immutability, role) {
             target::keep(client, copy.image.as_str(), request.point.disks.len(), time).await?;

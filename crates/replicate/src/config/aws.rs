@@ -49,8 +49,15 @@ pub(super) fn site(document: &mut Document, raw: RawSite, folder: &Path, at: &st
         document.wrong_key(at, "a site of kind `aws` needs `region` (`eu-west-1`)");
         return None;
     };
-    if let Some(key) = raw.kms_key.as_ref().filter(|key| key.split(':').nth(3).is_some_and(|it| it != region)) {
-        document.wrong_value(&below(at, "kms-key"), format!("`{key}` is no key of region `{region}`"));
+    if let Some(key) = raw.kms_key.as_ref().filter(|key| key.starts_with("arn:")) {
+        let parts: Vec<_> = key.split(':').collect();
+        if parts.get(3).is_some_and(|it| *it != region) {
+            document.wrong_value(&below(at, "kms-key"), format!("`{key}` is no key of region `{region}`"));
+        } else if !parts.get(5).is_some_and(|it| it.starts_with("key/")) {
+            // EC2 tells of a snapshot which key it has, by this name alone
+            let form = "arn:aws:kms:REGION:ACCOUNT:key/ID";
+            document.wrong_value(&below(at, "kms-key"), format!("`{key}` is no key's own ARN — it is like `{form}`"));
+        }
     }
     Some(AwsSettings {
         region,

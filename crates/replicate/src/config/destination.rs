@@ -30,6 +30,7 @@ pub fn destinations(document: &mut Document, raw: Option<Vec<RawDestination>>, k
         let via = via(document, raw.via, &to, images, known, &at);
         let image = image(document, raw, &at);
         refuse(document, &image, &to, known, &at);
+        refuse_other_key(document, &image, &to, known, &at);
         found.extend(place.map(|place| Destination { place, via, image }));
     }
     found
@@ -156,5 +157,20 @@ fn refuse(document: &mut Document, image: &ImageOptions, to: &str, known: &Known
     for option in image.asked().into_iter().filter(|option| !can.contains(option)) {
         let key = option.key();
         document.wrong_key(&below(at, key), format!("{what} does not have `{key}` — leave it out"));
+    }
+}
+
+/// Refuses a key that is not the site's: it would be found out when a server is captured already.
+fn refuse_other_key(document: &mut Document, image: &ImageOptions, to: &str, known: &Known, at: &str) {
+    let setting = match known.kinds.get(to).map(String::as_str) {
+        Some("aws") => "kms-key",
+        Some("azure") => "disk-encryption-set",
+        _ => return,
+    };
+    let key = known.keys.get(to);
+    if let (Some(asked), Err(_)) = (&image.encryption, image.encrypted_by(to, key.map(String::as_str))) {
+        let has = key.map_or("names none".to_owned(), |key| format!("has `{key}`"));
+        let text = format!("`{asked}` is not the key of site `{to}`, which {has} — make it the site's `{setting}`");
+        document.wrong_value(&below(at, "encryption"), text);
     }
 }

@@ -110,6 +110,12 @@ fn settings_of(file: &Path, text: &str) -> (Result<Parts, ()>, Option<FileMistak
         kinds: names(&value, "sites")
             .filter_map(|(name, site)| Some((name.clone(), site.get("kind")?.as_str()?.to_owned())))
             .collect(),
+        keys: names(&value, "sites")
+            .filter_map(|(name, site)| {
+                let key = ["kms-key", "disk-encryption-set"].iter().find_map(|key| site.get(*key)?.as_str())?;
+                Some((name.clone(), key.to_owned()))
+            })
+            .collect(),
         vaults: names(&value, "vaults").map(|(name, _)| name.clone()).collect(),
     };
     let raw: Option<raw::RawSettings> = decode(&mut document, &schema::settings(), value);

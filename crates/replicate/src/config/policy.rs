@@ -25,6 +25,8 @@ pub struct Known {
     pub sites: Vec<(String, bool, bool)>,
     /// The provider of each site.
     pub kinds: BTreeMap<String, String>,
+    /// What a site encrypts with, where it names a key.
+    pub keys: BTreeMap<String, String>,
     /// Vaults.
     pub vaults: Vec<String>,
 }

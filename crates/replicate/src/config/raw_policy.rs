@@ -145,7 +145,7 @@ pub struct RawDestination {
     pub protected: Option<bool>,
     /// For so long nobody can delete the images, retention included (`30d`).
     pub immutability: Option<String>,
-    /// The key that the images are encrypted with, in the provider's words.
+    /// The key that the images must be encrypted with: that of the site (`kms-key`, `disk-encryption-set`).
     pub encryption: Option<String>,
     /// Takes older images of a server off people's lists once a newer one is verified. Default: false.
     pub hide_older: Option<bool>,

@@ -73,7 +73,7 @@ pub(super) async fn register(
     let (client, name) = (site.client()?, name(token));
     let operation = || format!("cannot register point {}", point.id);
     let wrong = |why: String| Error::new(Kind::Invalid, operation()).because(why);
-    fits(options)?;
+    fits(options, site)?;
     if disks.is_empty() || disks.len() != point.disks.len() {
         return Err(wrong(format!("it has {} disks, and {} were written", point.disks.len(), disks.len())));
     }
@@ -87,7 +87,7 @@ pub(super) async fn register(
     if !known.as_ref().is_some_and(same) {
         let mut bases = Vec::new();
         for (place, disk) in disks.iter().enumerate() {
-            let frozen = freeze(site, disk, &snapshot(&name, place), point, token).await;
+            let frozen = freeze(site, disk, &snapshot(&name, place), point, (options, token)).await;
             bases.push(frozen.map_err(|error| error.within(operation()))?);
         }
         let mut bases = bases.into_iter();
@@ -109,9 +109,10 @@ pub(super) async fn register(
     ImageId::new(name)
 }
 
-/// Refuses options that no image here can have.
-pub(in crate::compute) fn fits(options: &ImageOptions) -> Result<()> {
+/// Refuses options that no image here can have, and another key than the site's.
+pub(in crate::compute) fn fits(options: &ImageOptions, site: &AzureSite) -> Result<()> {
     options.within(cloud::AZURE_IMAGE_OPTIONS, "azure")?;
+    options.encrypted_by(&format!("what site {} makes", site.config.site), site.config.encryption_set.as_deref())?;
     marks::fits(&options.tags)
 }
 
@@ -145,7 +146,7 @@ async fn freeze(
     disk: &ImageDisk,
     name: &str,
     point: &RestorePoint,
-    token: &Token,
+    (options, token): (&ImageOptions, &Token),
 ) -> Result<Option<(String, String)>> {
     let client = site.client()?;
     let operation = || format!("cannot use disk {}", disk.name);
@@ -155,6 +156,8 @@ async fn freeze(
     if written.tags.get(marks::PART).map(String::as_str) != Some(WRITTEN) {
         return Err(Error::new(Kind::Invalid, operation()).because("it was not written to its end"));
     }
+    // by a configuration that was changed since
+    options.encrypted_by(&format!("disk {}", disk.id), encryption::set_of(&written))?;
     // an earlier attempt's, of a disk that was written anew since
     client.delete(What::Snapshot, name).await?;
     let tags = marks::tags(token, Role::Scratch, &[(marks::PART, "image"), (marks::DISK, disk.name.as_str())]);
