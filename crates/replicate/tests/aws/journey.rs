@@ -58,17 +58,22 @@ fn told(console: &str, word: &str) -> Option<u64> {
     after.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
-/// Waits until the guest that was started at a cloud is up and has told of its orders; answers the last of them.
-fn runs(sim: &CloudSim) -> u64 {
+/// Waits until the guest of a console is up and has told of its orders; answers the last of them.
+fn speaks(console: impl Fn() -> String) -> u64 {
     let end = Instant::now() + BOOT;
     loop {
-        let console = sim.console();
+        let console = console();
         if let Some(last) = told(&console, "REPLICATE-SEQ ").filter(|_| console.contains(READY)) {
             return last;
         }
         assert!(Instant::now() < end, "no guest after {} s:\n{console}", BOOT.as_secs());
         std::thread::sleep(Duration::from_secs(1));
     }
+}
+
+/// The same of the guest that was started at a cloud.
+fn runs(sim: &CloudSim) -> u64 {
+    speaks(|| sim.console())
 }
 
 /// Proves the newest point at a place: it boots there, its orders are whole, and those that were told of are among them.
@@ -131,6 +136,46 @@ fn from_azure_everywhere() {
     }
 }
 
+/// Moves `app-1`, which has told of `orders` and goes on, and looks whether the last that it took is in the cloud.
+fn moved(sim: &CloudSim, world: &World, to: &str, orders: u64) {
+    let moved = world.json(&["restore", "app-1", "--to", to, "--final", "-q"]);
+    let report = &moved["report"];
+    assert_eq!((&report["stage"], &report["source"]), (&"moved".into(), &"off".into()), "{moved:#}");
+    let console = sim.console();
+    let last = told(&console, "goodbye=").unwrap_or_else(|| panic!("it did not shut down in order:\n{console}"));
+    println!("moved after order {orders}, shut down with order {last}, and it is there");
+    assert!(last > orders && console.contains("broken=0"), "{console}");
+}
+
+/// The power of a server at each site that has it.
+fn power(world: &World, server: &str) -> Vec<(String, String)> {
+    let servers = world.json(&["servers", "-q"]);
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let all = servers["report"][0].as_array().unwrap().iter().filter(|it| it["server"]["name"] == server);
+    all.map(|it| (text(&it["site"]), text(&it["server"]["power"]))).collect()
+}
+
+/// A guest that QEMU runs is moved to AWS while it writes, and the move is confirmed.
+#[test]
+fn from_a_host_to_aws_for_good() {
+    let Some(guest) = guest() else { return };
+    let sim = CloudSim::start(&["--calm"]);
+    let world = with_guest(&sim, &guest.raw);
+    let host = "disks = \"dr\"\nsockets = \"dr/*.qmp\"\n";
+    world.write("replicate.toml", &world.read("replicate.toml").replace("disks = \"dr\"\n", host));
+    policy(&world, "here", &["dr"]);
+    world.fine(&["run", "all", "-q"]);
+    let restored = world.json(&["restore", "web-1", "--from", "dr", "--to", "dr", "--name", "app-1", "-q"]);
+    policy(&world, "dr", &["aws"]);
+    let log = world.path("dr/instances").join(restored["report"]["instance"].as_str().unwrap()).join("console.log");
+    let orders = speaks(|| std::fs::read_to_string(&log).unwrap_or_default());
+    moved(&sim, &world, "aws", orders);
+    world.fine(&["migrate", "confirm", "app-1", "-q"]);
+    // nobody but a person deletes it
+    let left = [("aws", "on"), ("dr", "off")].map(|(site, power)| (site.to_owned(), power.to_owned()));
+    assert_eq!(power(&world, "app-1"), left);
+}
+
 /// A server is moved from AWS to Azure while it writes: it shuts down, its last order is there, and it comes back when a person wants it.
 #[test]
 fn from_aws_to_azure_for_good() {
@@ -141,14 +186,7 @@ fn from_aws_to_azure_for_good() {
     world.fine(&["run", "all", "-q"]);
     world.fine(&["restore", "web-1", "--from", "aws", "--to", "aws", "--name", "app-1", "-q"]);
     policy(&world, "aws", &["azure"]);
-    let orders = runs(&sim);
-    let moved = world.json(&["restore", "app-1", "--to", "azure", "--final", "-q"]);
-    let report = &moved["report"];
-    assert_eq!((&report["stage"], &report["source"]), (&"moved".into(), &"off".into()), "{moved:#}");
-    let console = sim.console();
-    let last = told(&console, "goodbye=").unwrap_or_else(|| panic!("it did not shut down in order:\n{console}"));
-    println!("moved after order {orders}, shut down with order {last}, and it is there");
-    assert!(last > orders && console.contains("broken=0"), "{console}");
+    moved(&sim, &world, "azure", runs(&sim));
     let status = world.fine(&["migrate", "status"]);
     assert!(
         status.contains("app-1: moved, from site aws to site azure") && status.contains("old server: off"),
@@ -157,8 +195,5 @@ fn from_aws_to_azure_for_good() {
     let refused = world.run(&["run", "all", "--server", "app-1"]);
     assert_eq!(refused.status.code(), Some(2), "{}", String::from_utf8_lossy(&refused.stderr));
     world.fine(&["migrate", "rollback", "app-1", "--destroy", "-q"]);
-    let servers = world.json(&["servers", "-q"]);
-    let servers = servers["report"][0].as_array().unwrap();
-    let power = |site: &str| servers.iter().find(|it| it["site"] == site).map(|it| it["server"]["power"].clone());
-    assert_eq!((power("aws"), power("azure")), (Some("on".into()), None), "{servers:#?}");
+    assert_eq!(power(&world, "app-1"), [("aws".to_owned(), "on".to_owned())]);
 }
