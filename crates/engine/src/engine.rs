@@ -191,8 +191,10 @@ impl Engine {
         }
         let policies = self.policies();
         let (mut found, mut problems) = (Vec::new(), Vec::new());
-        for (name, cloud) in self.sites.iter().filter(|(name, _)| site.is_none_or(|wanted| wanted == *name)) {
-            let Some(source) = cloud.source() else { continue };
+        let asked = self.sites.iter().filter(|(name, _)| site.is_none_or(|wanted| wanted == *name));
+        let asked: Vec<_> = asked.filter_map(|(name, cloud)| Some((name, cloud.source()?))).collect();
+        for (name, source) in &asked {
+            let name = *name;
             match source.servers().await {
                 Ok(servers) => found.extend(servers.into_iter().map(|server| {
                     let covered =
@@ -201,7 +203,12 @@ impl Engine {
                     ServerReport { site: name.clone(), server, policies: names }
                 })),
                 Err(error) => {
-                    problems.push(Problem::from(&error.within(format!("cannot list servers of site {name}"))))
+                    let error = error.within(format!("cannot list servers of site {name}"));
+                    // nothing was done, and why decides how the command ends
+                    if asked.len() == 1 {
+                        return Err(error);
+                    }
+                    problems.push(Problem::from(&error));
                 }
             }
         }

@@ -7,9 +7,7 @@
 
 mod common;
 
-use std::os::unix::process::ExitStatusExt;
-
-use common::World;
+use common::{World, is_full};
 use tests::azurite::{ACCOUNT, Azurite, KEY};
 
 /// A world whose vault `main` is a prefix of the container `vaults`.
@@ -51,12 +49,9 @@ fn a_vault_in_a_storage_account() {
         there.filter(|d| d["place"]["vault"] == "main").map(|d| d["stored_bytes"].as_u64().unwrap()).sum();
     assert!((1..1 << 20).contains(&stored), "256 KiB changed: {second}");
     restores(&world, "the newest point");
-    let is_full = std::env::var_os("REPLICATE_SWEEP").is_some_and(|value| value == "full");
-    for n in (1..).step_by(if is_full { 1 } else { 9 }) {
+    for n in (1..).step_by(if is_full() { 1 } else { 9 }) {
         world.change_disk(n as u64 + 100);
-        let output = world.command(&["run", "all", "-q"]).env("REPLICATE_CRASH_AT", n.to_string()).output().unwrap();
-        if output.status.signal() != Some(9) {
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        if !world.dies(&["run", "all", "-q"], n) {
             break;
         }
         world.fine(&["run", "all", "-q"]);

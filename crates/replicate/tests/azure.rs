@@ -9,10 +9,9 @@ mod common;
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
-use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 
-use common::{World, pattern};
+use common::{World, is_full, pattern};
 use serde_json::{Value, json};
 use tests::sim::CloudSim;
 
@@ -90,10 +89,6 @@ fn restores(world: &World, from: &str, story: &str) {
     assert!(there == std::fs::read(world.path("guests/web-1.raw")).unwrap(), "{story}");
 }
 
-fn is_full() -> bool {
-    std::env::var_os("REPLICATE_SWEEP").is_some_and(|value| value == "full")
-}
-
 #[test]
 fn images_at_azure() {
     let sim = CloudSim::start(&["--calm", "--no-qemu"]);
@@ -158,9 +153,7 @@ fn killed(to: &str, regions: usize, stride: usize) {
     let (mut deaths, stride) = (0, if is_full() { 1 } else { stride });
     for n in (1..).step_by(stride) {
         change(&world, n as u64 + 100, 256 << 10);
-        let output = world.command(&["run", "all", "-q"]).env("REPLICATE_CRASH_AT", n.to_string()).output().unwrap();
-        if output.status.signal() != Some(9) {
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        if !world.dies(&["run", "all", "-q"], n) {
             break;
         }
         deaths += 1;
@@ -317,9 +310,7 @@ fn killed_while_a_machine_of_two_disks_is_captured() {
             let disk = std::fs::OpenOptions::new().write(true).open(disk).unwrap();
             disk.write_all_at(&pattern(n as u64 + 100, 128 << 10), 4 << 20).unwrap();
         }
-        let output = world.command(&["run", "all", "-q"]).env("REPLICATE_CRASH_AT", n.to_string()).output().unwrap();
-        if output.status.signal() != Some(9) {
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        if !world.dies(&["run", "all", "-q"], n) {
             break;
         }
         deaths += 1;
@@ -356,9 +347,7 @@ fn killed_while_two_disks_are_launched() {
         let before = left(&sim).len();
         let name = format!("web-1-{n}");
         let restore = ["restore", "web-1", "--from", "azure-we", "--to", "azure-we", "--name", &name, "-q"];
-        let output = world.command(&restore).env("REPLICATE_CRASH_AT", n.to_string()).output().unwrap();
-        if output.status.signal() != Some(9) {
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        if !world.dies(&restore, n) {
             break;
         }
         deaths += 1;
@@ -427,7 +416,8 @@ fn who_signs_in() {
         world.secret("app.pem", &pem);
         let refused = world.run(&["servers", "azure-we"]);
         let said = String::from_utf8_lossy(&[refused.stdout, refused.stderr].concat()).into_owned();
-        assert!(!refused.status.success() && said.contains(why) && said.contains("hint: "), "{said}");
+        assert_eq!(refused.status.code(), Some(12), "{said}");
+        assert!(said.contains(why) && said.contains("hint: "), "{said}");
         assert!(!said.contains("PRIVATE") && !said.contains(&other_key[100..140]), "{said}");
     }
     world.secret("app.pem", &format!("{key}{known}"));

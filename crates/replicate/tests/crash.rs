@@ -9,10 +9,9 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 
-use common::{Saved, World, filter};
+use common::{Saved, World, filter, is_full};
 use serde_json::Value;
 
 /// How the world stands, as far as it must be the same.
@@ -59,23 +58,9 @@ fn list(folder: &Path, files: &mut BTreeSet<String>) {
     }
 }
 
-/// Dies at the n-th point of the command; false if it ended before it came there.
-fn dies(world: &World, arguments: &[&str], n: usize) -> bool {
-    let output = world.command(arguments).env("REPLICATE_CRASH_AT", n.to_string()).output().expect("replicate");
-    if output.status.signal() == Some(9) {
-        return true;
-    }
-    assert!(output.status.code().is_some(), "{}", output.status);
-    false
-}
-
 /// Every point if all are wanted, else every `stride`-th.
 fn all_or(stride: usize) -> usize {
     if is_full() { 1 } else { stride }
-}
-
-fn is_full() -> bool {
-    std::env::var_os("REPLICATE_SWEEP").is_some_and(|value| value == "full")
 }
 
 /// The one sweep: in fresh copies of `saved` the command dies at every `stride`-th of its points; after each
@@ -84,7 +69,7 @@ fn sweep(world: &World, saved: &Saved, command: &[&str], stride: usize, mut surv
     let mut deaths = 0;
     for n in (1 + std::process::id() as usize % stride..).step_by(stride) {
         world.reset(saved);
-        if !dies(world, command, n) {
+        if !world.dies(command, n) {
             break;
         }
         deaths += 1;

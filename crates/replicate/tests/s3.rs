@@ -7,7 +7,7 @@
 
 mod common;
 
-use common::{World, pattern};
+use common::{World, is_full, pattern};
 use serde_json::Value;
 use tests::seaweed::{ACCESS, SECRET, Seaweed};
 
@@ -121,16 +121,13 @@ fn large_packs_go_up_in_parts(server: &Seaweed) {
 
 /// Dies at points of runs, one after the other on the same vault; each time the next run finishes.
 fn killed_anywhere(server: &Seaweed) {
-    use std::os::unix::process::ExitStatusExt;
     let world = world(server, "killed");
     world.fine(&["init", "--vault", "main"]);
     world.fine(&["run", "all", "-q"]);
-    let full = std::env::var_os("REPLICATE_SWEEP").is_some_and(|value| value == "full");
-    let (mut deaths, stride) = (0, if full { 1 } else { 17 });
+    let (mut deaths, stride) = (0, if is_full() { 1 } else { 17 });
     for n in (1 + std::process::id() as usize % stride..).step_by(stride) {
         world.change_disk(n as u64 + 100);
-        let output = world.command(&["run", "all", "-q"]).env("REPLICATE_CRASH_AT", n.to_string()).output().unwrap();
-        if output.status.signal() != Some(9) {
+        if !world.dies(&["run", "all", "-q"], n) {
             break;
         }
         deaths += 1;

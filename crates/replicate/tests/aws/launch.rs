@@ -37,9 +37,9 @@ fn a_server_that_is_launched_and_not_seen_is_no_orphan() {
     // of what is made until then nothing is looked for again but the server: the image is waited for
     sim.control("POST", "clock", &json!({ "speed": 120 }));
     sim.control("PATCH", "settings", &settings(120));
-    let died = world.command(&RESTORE).env("REPLICATE_CRASH_AT", number.to_string()).output().unwrap();
+    let died = world.dies(&RESTORE, number);
     sim.control("POST", "clock", &json!({ "speed": 0 }));
-    assert!(!died.status.success());
+    assert!(died);
     let new: Vec<String> = instances(&sim).into_iter().filter(|id| !known.contains(id)).collect();
     assert_eq!(new.len(), 1, "it died after the launch");
     let swept = world.run(&["sweep"]);

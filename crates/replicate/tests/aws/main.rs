@@ -13,9 +13,8 @@ mod launch;
 mod storm;
 
 use std::os::unix::fs::FileExt;
-use std::os::unix::process::ExitStatusExt;
 
-use common::{World, pattern};
+use common::{World, is_full, pattern};
 use serde_json::{Value, json};
 use tests::sim::CloudSim;
 
@@ -69,10 +68,6 @@ fn kinds(sim: &CloudSim) -> Vec<String> {
     let mut kinds: Vec<String> = all.map(|it| it["kind"].as_str().unwrap().to_owned()).collect();
     kinds.sort();
     kinds
-}
-
-fn is_full() -> bool {
-    std::env::var_os("REPLICATE_SWEEP").is_some_and(|value| value == "full")
 }
 
 fn change(world: &World, seed: u64, len: usize) {
@@ -184,9 +179,7 @@ fn dies_everywhere(sim: &CloudSim, world: &World, places: &[&str]) {
     let (mut deaths, stride) = (0, if is_full() { 1 } else { 7 });
     for n in (1 + std::process::id() as usize % stride..).step_by(stride) {
         change(world, n as u64 + 100, 256 << 10);
-        let output = world.command(&["run", "all", "-q"]).env("REPLICATE_CRASH_AT", n.to_string()).output().unwrap();
-        if output.status.signal() != Some(9) {
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        if !world.dies(&["run", "all", "-q"], n) {
             break;
         }
         deaths += 1;

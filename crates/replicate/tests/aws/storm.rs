@@ -7,8 +7,9 @@ use std::os::unix::fs::FileExt;
 use serde_json::{Value, json};
 use tests::sim::CloudSim;
 
+use super::common::is_full;
 use super::common::{World, pattern};
-use super::{REGION, is_full, world};
+use super::{REGION, world};
 
 /// A number that may be asked for.
 fn asked(name: &str, usual: u64) -> u64 {

@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -14,6 +15,11 @@ const AGE_SECRET: &str = "AGE-SECRET-KEY-1GFPYYSJZGFPYYSJZGFPYYSJZGFPYYSJZGFPYYS
 
 /// A copy of a world.
 pub type Saved = tempfile::TempDir;
+
+/// Whether deaths are wanted at every point, and storms of the length that is promised.
+pub fn is_full() -> bool {
+    std::env::var_os("REPLICATE_SWEEP").is_some_and(|value| value == "full")
+}
 
 /// In memory where there is such a place: a sweep over hundreds of deaths would wait for fsync most of the time. What is proved is death
 /// of the process, not of the machine.
@@ -139,6 +145,14 @@ replica-grace = "0s"
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "replicate {arguments:?}: {}\n{out}\n{err}", output.status);
         out.into_owned()
+    }
+
+    /// Dies at the n-th point of a command; false if it came to its end, which must be a good one.
+    pub fn dies(&self, arguments: &[&str], n: usize) -> bool {
+        let output = self.command(arguments).env("REPLICATE_CRASH_AT", n.to_string()).output().expect("replicate");
+        let died = output.status.signal() == Some(9);
+        assert!(died || output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        died
     }
 
     /// The report of a command with `--json`.
