@@ -186,7 +186,7 @@ impl DiskWrite for StreamWriter {
         let answer = ended.map_err(|error| Error::new(Kind::Permanent, operation.clone()).because(error))?;
         if let Err(error) = answer {
             // the answer may be lost, and the bytes there
-            match error.kind().is_retryable() && self.upload.again().await? {
+            match error.kind().is_retryable() && self.upload.has_arrived().await? {
                 true => {}
                 false => return Err(error),
             }
