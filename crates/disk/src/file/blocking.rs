@@ -17,6 +17,10 @@ pub(super) trait Blocking: Send + Sync {
     fn size(&self) -> u64;
     /// As [`DiskRead::extents`], for a full reader. `from` is below the size.
     fn extents(&self, from: u64) -> Result<ExtentList>;
+    /// As [`DiskRead::lists_holes`].
+    fn lists_holes(&self) -> bool {
+        true
+    }
     /// Fills `buffer` from `offset`; the range lies within the size.
     fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<()>;
     /// As [`DiskRead::plain_range`]; called after the range was read.
@@ -71,6 +75,10 @@ impl DiskRead for FileDisk {
             Ok(buffer.freeze())
         })
         .await
+    }
+
+    fn lists_holes(&self) -> bool {
+        self.0.lists_holes()
     }
 
     fn plain_range(&self, offset: u64, len: u64) -> Option<PlainRange> {

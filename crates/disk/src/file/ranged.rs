@@ -179,6 +179,10 @@ impl DiskRead for RangedQcow2 {
         }
     }
 
+    fn lists_holes(&self) -> bool {
+        self.parsed.lists_holes()
+    }
+
     fn describe(&self) -> String {
         self.parsed.describe()
     }

@@ -1,5 +1,5 @@
-//! A qcow2 image: put together in the site's scratch folder, then sent whole. Holes are neither stored nor sent, and
-//! an upload that breaks is sent again from the file.
+//! A qcow2 image of a disk whose holes nobody knows beforehand: put together in the site's scratch folder, then sent whole.
+//! Holes are neither stored nor sent, and an upload that breaks is sent again from the file.
 //!
 //! Beside the file lies a note with its tags, written before it, so that a sweep finds what a crash has left.
 

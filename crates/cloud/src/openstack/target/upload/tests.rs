@@ -139,7 +139,7 @@ struct World {
     shelf: Arc<Mutex<Shelf>>,
     site: OpenStackSite,
     _fake: Fake,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 async fn world(fate: Fate, format: Format) -> World {
@@ -157,7 +157,7 @@ async fn world(fate: Fate, format: Format) -> World {
             restore: Restore::default(),
         })
     };
-    World { shelf, site, _fake: fake, _folder: folder }
+    World { shelf, site, _fake: fake, folder }
 }
 
 impl World {
@@ -170,6 +170,20 @@ impl World {
         let mut writer = self.begin().await;
         writer.write(LEAF, vec![7; LEAF as usize].into()).await?;
         writer.finish().await
+    }
+
+    /// Writes the same disk as a transfer does whose reader knows its holes.
+    async fn transfer(&self) -> Result<disk::Written> {
+        let path = self.folder.path().join("disk");
+        let mut file = disk::create_file(&path, Format::Qcow2, 4 * LEAF, None).await?;
+        file.write(LEAF, vec![7; LEAF as usize].into()).await?;
+        let root = file.finish().await?.root;
+        let reader = disk::open_file(&path, Format::Qcow2).await?;
+        let done = disk::transfer(&*reader, vec![self.begin().await], &disk::Silent).await;
+        std::fs::remove_file(&path).unwrap();
+        let written = done?.remove(0)?;
+        assert_eq!(written.root, root);
+        Ok(written)
     }
 
     /// One image, whole, and how many uploads it took.
@@ -189,6 +203,20 @@ async fn the_next_writer_does_not_meet_an_upload_that_broke_off() {
         assert!(error.kind().is_retryable(), "{}", error.chain());
         world.write().await.unwrap_or_else(|error| panic!("{fate:?}: {}", error.chain()));
         world.whole(2);
+    }
+}
+
+#[tokio::test]
+async fn a_disk_whose_holes_are_known_is_sent_past_the_scratch_folder() {
+    for fate in [Fate::Unnoticed, Fate::Queued, Fate::Killed] {
+        let world = world(fate, Format::Qcow2).await;
+        let error = world.transfer().await.unwrap_err();
+        assert!(error.kind().is_retryable(), "{}", error.chain());
+        let written = world.transfer().await.unwrap_or_else(|error| panic!("{fate:?}: {}", error.chain()));
+        world.whole(2);
+        // header, a leaf, its table, the first table, two of reference counts
+        assert_eq!((written.received, written.stored), (LEAF, 6 * LEAF));
+        assert_eq!(std::fs::read_dir(world.folder.path()).unwrap().count(), 0);
     }
 }
 
