@@ -66,12 +66,15 @@ fn speed(bytes: u64, began: Instant) -> f64 {
     bytes as f64 / f64::from(1 << 20) / began.elapsed().as_secs_f64()
 }
 
-async fn upload(site: &OpenStackSite, file: &str) -> (ImageId, u64) {
+/// The image, its size, and MiB/s of the transfer, until the service has said what it has.
+async fn upload(site: &OpenStackSite, file: &str) -> (ImageId, u64, f64) {
     let name = DiskName::new("vda").unwrap();
     let reader = open_file(file, Format::Raw).await.unwrap();
     let size = reader.size();
     let (disk, writer) = site.create_disk(&name, size, None, &token("transfer")).await.unwrap();
+    let began = Instant::now();
     let written = transfer(reader.as_ref(), vec![writer], &Silent).await.unwrap();
+    let up = speed(size, began);
     let root = written.into_iter().next().unwrap().unwrap().root;
     let machine = MachineSpec {
         arch: Arch::X86_64,
@@ -97,7 +100,8 @@ async fn upload(site: &OpenStackSite, file: &str) -> (ImageId, u64) {
         disks: vec![PointDisk { name, size, root }],
         program: "bench".to_owned(),
     };
-    (site.register(&[disk], &point, &Default::default(), Role::Scratch, &token("register")).await.unwrap(), size)
+    let image = site.register(&[disk], &point, &Default::default(), Role::Scratch, &token("register")).await.unwrap();
+    (image, size, up)
 }
 
 #[tokio::main]
@@ -113,9 +117,8 @@ async fn main() {
     });
     // signed in, and the services found
     site.owned().await.unwrap();
-    let began = Instant::now();
-    let (image, size) = upload(&site, file).await;
-    let (up, up_memory) = (speed(size, began), peak_mib());
+    let (image, size, up) = upload(&site, file).await;
+    let up_memory = peak_mib();
     let began = Instant::now();
     let reader = site.open_image(&image, &DiskName::new("vda").unwrap()).await.unwrap();
     let nowhere: Vec<Box<dyn DiskWrite>> = vec![Box::new(Nowhere(size, 0))];

@@ -337,6 +337,10 @@ impl DiskRead for RetryingReader {
         self.inner.is_incremental()
     }
 
+    fn lists_holes(&self) -> bool {
+        self.inner.lists_holes()
+    }
+
     fn in_flight(&self) -> u64 {
         self.inner.in_flight()
     }

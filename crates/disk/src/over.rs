@@ -15,12 +15,14 @@ const READS: usize = 8;
 /// Gives `writer` the bytes of `base` wherever nothing arrives. What arrives is not compared with the base, so only
 /// what does not arrive is read from it.
 pub fn over(base: Box<dyn DiskRead>, writer: Box<dyn DiskWrite>) -> Box<dyn DiskWrite> {
-    Box::new(Over { base, writer, cursor: 0, received: 0 })
+    Box::new(Over { base, writer, told: 0, cursor: 0, received: 0 })
 }
 
 struct Over {
     base: Box<dyn DiskRead>,
     writer: Box<dyn DiskWrite>,
+    /// What the base has up to here was told to the writer.
+    told: u64,
     /// Everything before it was given to the writer.
     cursor: u64,
     received: u64,
@@ -103,6 +105,23 @@ async fn read_padded(base: &dyn DiskRead, from: u64, to: u64) -> Result<(u64, By
 impl DiskWrite for Over {
     fn size(&self) -> u64 {
         self.writer.size()
+    }
+
+    fn wants_extents(&self) -> bool {
+        self.writer.wants_extents() && self.base.lists_holes()
+    }
+
+    async fn announce(&mut self, extents: &ExtentList) -> Result<()> {
+        self.writer.announce(extents).await?;
+        // what the base has comes as well, but for what this covers, which is counted twice
+        let mut told = std::mem::replace(&mut self.told, self.base.size());
+        while told < self.base.size() {
+            let list = self.base.extents(told).await?;
+            let Some(listed) = list.as_slice().last().map(Extent::end).filter(|end| *end > told) else { break };
+            self.writer.announce(&list.aligned(LEAF, self.writer.size())).await?;
+            told = listed;
+        }
+        Ok(())
     }
 
     async fn write(&mut self, offset: u64, data: Bytes) -> Result<()> {

@@ -33,6 +33,11 @@ pub trait DiskRead: Send + Sync {
         false
     }
 
+    /// Whether what is listed as data is known to be some: a reader of a flat file lists all of it, zeroes too.
+    fn lists_holes(&self) -> bool {
+        false
+    }
+
     /// Bytes that a transfer has read of it and that not every writer has taken yet, at most (but at least 1 MiB). A
     /// reader whose answers are long under way asks for more: what is in flight over their time is how fast it goes.
     fn in_flight(&self) -> u64 {
@@ -81,6 +86,18 @@ pub struct Written {
 pub trait DiskWrite: Send {
     /// Size in bytes.
     fn size(&self) -> u64;
+
+    /// Whether it is of use to be told what will arrive.
+    fn wants_extents(&self) -> bool {
+        false
+    }
+
+    /// Is told what will arrive, in ascending lists before the first range does, if it [wants that](Self::wants_extents) and
+    /// the reader [knows it](DiskRead::lists_holes): data comes within what is listed as data and nowhere else, though
+    /// some of it may turn out to be zero.
+    async fn announce(&mut self, _extents: &ExtentList) -> Result<()> {
+        Ok(())
+    }
 
     /// Takes data. May return before it is stored: back pressure is by awaiting, errors may surface later.
     async fn write(&mut self, offset: u64, data: Bytes) -> Result<()>;

@@ -296,6 +296,10 @@ impl DiskRead for BlockReader {
         MOST as u64 * BLOCK
     }
 
+    fn lists_holes(&self) -> bool {
+        true
+    }
+
     fn describe(&self) -> String {
         self.name.clone()
     }

@@ -54,6 +54,10 @@ impl<R: DiskRead> DiskRead for Patient<R> {
         self.0.in_flight()
     }
 
+    fn lists_holes(&self) -> bool {
+        self.0.lists_holes()
+    }
+
     fn describe(&self) -> String {
         self.0.describe()
     }

@@ -116,6 +116,10 @@ impl DiskRead for BlobDisk {
         self.since.is_some()
     }
 
+    fn lists_holes(&self) -> bool {
+        true
+    }
+
     fn describe(&self) -> String {
         self.name.clone()
     }

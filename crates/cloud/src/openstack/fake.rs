@@ -26,6 +26,11 @@ impl Request {
     pub(super) fn token(&self) -> &str {
         self.headers.get("x-auth-token").map_or("", String::as_str)
     }
+
+    /// Bytes of the whole body; of an upload's, `body` has what came with the header.
+    pub(super) fn len(&self) -> usize {
+        self.headers.get("content-length").and_then(|len| len.parse().ok()).unwrap_or(0)
+    }
 }
 
 /// What the fake answers.
@@ -35,6 +40,8 @@ pub(super) enum Reply {
     Cut(String),
     /// Nothing at all.
     Reset,
+    /// Nothing either, after all was read.
+    Lost,
 }
 
 pub(super) fn reply(status: u16, body: &str) -> Reply {
@@ -100,8 +107,12 @@ async fn serve(mut socket: TcpStream, answers: Arc<Answers>, logins: Arc<AtomicU
     } else {
         answers(&request)
     };
+    // an upload is answered when it is whole, and refused before it is read
+    if matches!(reply, Reply::Whole(200..300, ..) | Reply::Lost) && drain(&mut socket, &request).await.is_none() {
+        return;
+    }
     let text = match reply {
-        Reply::Reset => return,
+        Reply::Reset | Reply::Lost => return,
         Reply::Cut(text) => text,
         Reply::Whole(status, headers, body) => {
             format!("HTTP/1.1 {status} x\r\ncontent-length: {}\r\nconnection: close\r\n{headers}\r\n{body}", body.len())
@@ -137,13 +148,23 @@ async fn read(socket: &mut TcpStream) -> Option<Request> {
     let line = lines.next()?.to_owned();
     let headers: BTreeMap<String, String> =
         lines.filter_map(|line| line.split_once(": ")).map(|(k, v)| (k.to_lowercase(), v.to_owned())).collect();
-    let len: usize = headers.get("content-length").and_then(|len| len.parse().ok()).unwrap_or(0);
-    let mut body = bytes.split_off(head + 4);
-    // a refused upload is refused before it is read
-    while body.len() < len && !line.starts_with("PUT") {
-        if socket.read_buf(&mut body).await.ok()? == 0 {
+    let mut request = Request { line, headers, body: bytes.split_off(head + 4) };
+    while request.body.len() < request.len() && !request.line.starts_with("PUT") {
+        if socket.read_buf(&mut request.body).await.ok()? == 0 {
             return None;
         }
     }
-    Some(Request { line, headers, body })
+    Some(request)
+}
+
+/// Reads what is still to come of an upload; none if it breaks off.
+async fn drain(socket: &mut TcpStream, request: &Request) -> Option<()> {
+    let (mut read, mut piece) = (request.body.len(), vec![0; 1 << 16]);
+    while read < request.len() {
+        match socket.read(&mut piece).await.ok()? {
+            0 => return None,
+            more => read += more,
+        }
+    }
+    Some(())
 }

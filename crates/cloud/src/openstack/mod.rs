@@ -53,10 +53,10 @@ pub struct OpenStackConfig {
     pub site: SiteName,
     /// The entry of `clouds.yaml`.
     pub cloud: CloudRef,
-    /// Where images are put together before they are sent.
+    /// Where images are put together before they are sent, if they cannot be streamed.
     pub scratch: PathBuf,
-    /// Format of images. `qcow2` sends and stores no holes, and an upload that breaks is repeated from the scratch
-    /// folder; it is the default. `raw` is what a Ceph back end clones servers from without copying.
+    /// Format of images. `qcow2` sends and stores no holes; it is the default. `raw` is what a Ceph back end clones servers
+    /// from without copying.
     pub format: Format,
     /// What restored servers get.
     pub restore: Restore,

@@ -278,6 +278,10 @@ impl DiskRead for OfflineDisk {
         self.inner.is_incremental()
     }
 
+    fn lists_holes(&self) -> bool {
+        self.inner.lists_holes()
+    }
+
     fn describe(&self) -> String {
         self.inner.describe()
     }

@@ -17,12 +17,12 @@ pub(super) trait Blocking: Send + Sync {
     fn size(&self) -> u64;
     /// As [`DiskRead::extents`], for a full reader. `from` is below the size.
     fn extents(&self, from: u64) -> Result<ExtentList>;
+    /// As [`DiskRead::lists_holes`].
+    fn lists_holes(&self) -> bool {
+        true
+    }
     /// Fills `buffer` from `offset`; the range lies within the size.
     fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<()>;
-    /// The same bytes without a copy, where they are in memory already.
-    fn lend(&self, _offset: u64, _len: usize) -> Result<Option<Bytes>> {
-        Ok(None)
-    }
     /// As [`DiskRead::plain_range`]; called after the range was read.
     fn plain_range(&self, offset: u64, len: u64) -> Option<PlainRange>;
     /// As [`DiskRead::describe`].
@@ -35,7 +35,11 @@ pub struct FileDisk(Arc<dyn Blocking>);
 
 impl FileDisk {
     pub(super) fn new(disk: impl Blocking + 'static) -> Self {
-        Self(Arc::new(disk))
+        Self::shared(Arc::new(disk))
+    }
+
+    pub(super) fn shared(disk: Arc<impl Blocking + 'static>) -> Self {
+        Self(disk)
     }
 }
 
@@ -66,14 +70,15 @@ impl DiskRead for FileDisk {
         }
         let disk = self.0.clone();
         run(move || {
-            if let Some(bytes) = disk.lend(offset, len)? {
-                return Ok(bytes);
-            }
             let mut buffer = Buffer::take(len);
             disk.read(offset, buffer.as_mut())?;
             Ok(buffer.freeze())
         })
         .await
+    }
+
+    fn lists_holes(&self) -> bool {
+        self.0.lists_holes()
     }
 
     fn plain_range(&self, offset: u64, len: u64) -> Option<PlainRange> {

@@ -44,11 +44,11 @@ pub async fn open_ranged(file: Arc<dyn Ranged>, format: Format) -> Result<Box<dy
     match format {
         Format::Raw => Ok(Box::new(RangedRaw(file))),
         Format::Qcow2 => {
-            let storage = Box::new(RangedStorage { file, runtime: Handle::current() });
+            let storage = Box::new(RangedStorage { file: file.clone(), runtime: Handle::current() });
             run(move || {
-                let name = format!("qcow2 disk in {}", storage.file.file.describe());
-                let disk = Qcow2Disk::open(storage, name, &qcow2::refuse_backing)?;
-                Ok(Box::new(FileDisk::new(disk)) as Box<dyn DiskRead>)
+                let name = format!("qcow2 disk in {}", file.file.describe());
+                let disk = Arc::new(Qcow2Disk::open(storage, name, &qcow2::refuse_backing)?);
+                Ok(Box::new(RangedQcow2 { file, parsed: FileDisk::shared(disk.clone()), disk }) as Box<dyn DiskRead>)
             })
             .await
         }
@@ -61,18 +61,20 @@ type Segment = Arc<OnceCell<Bytes>>;
 /// it; one that could not be fetched is asked for again.
 struct Segments {
     file: Arc<dyn Ranged>,
-    /// The most recently used last.
+    /// The last one fetched last. What a transfer has just used goes before what it is about to use.
     kept: Mutex<VecDeque<(u64, Segment)>>,
 }
 
 impl Segments {
     fn segment(&self, index: u64) -> Segment {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = kept.iter().position(|(known, _)| *known == index).and_then(|at| kept.remove(at));
-        let (_, segment) = found.unwrap_or_else(|| (index, Segment::default()));
+        if let Some((_, found)) = kept.iter().find(|(known, _)| *known == index) {
+            return found.clone();
+        }
         if kept.len() >= KEPT {
             kept.pop_front();
         }
+        let segment = Segment::default();
         kept.push_back((index, segment.clone()));
         segment
     }
@@ -148,6 +150,44 @@ impl DiskRead for RangedRaw {
     }
 }
 
+/// A qcow2 disk. Its parser runs on threads that may block, and they reach the file in any order; so what the parser needs
+/// not be asked for is read past it, in the order in which a transfer asks: the file may come as a stream.
+struct RangedQcow2 {
+    file: Arc<Segments>,
+    disk: Arc<Qcow2Disk>,
+    parsed: FileDisk,
+}
+
+#[async_trait]
+impl DiskRead for RangedQcow2 {
+    fn size(&self) -> u64 {
+        self.parsed.size()
+    }
+
+    async fn extents(&self, from: u64) -> Result<ExtentList> {
+        self.parsed.extents(from).await
+    }
+
+    async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes> {
+        let end = offset.checked_add(len as u64).filter(|end| *end <= self.size());
+        match end.and_then(|_| self.disk.known_place(offset, len as u64)) {
+            Some(place) => {
+                let what = || format!("cannot read {len} bytes at {offset} of {}", self.describe());
+                self.file.read(place, len).await.map_err(|error| error.within(what()))
+            }
+            None => self.parsed.read_at(offset, len).await,
+        }
+    }
+
+    fn lists_holes(&self) -> bool {
+        self.parsed.lists_holes()
+    }
+
+    fn describe(&self) -> String {
+        self.parsed.describe()
+    }
+}
+
 /// The bytes of a qcow2 file, for its parser, which runs on a thread that may block.
 struct RangedStorage {
     file: Arc<Segments>,
@@ -164,8 +204,7 @@ impl Storage for RangedStorage {
         buffer.copy_from_slice(&bytes);
         Ok(())
     }
-
-    fn lend(&self, offset: u64, len: usize) -> Result<Option<Bytes>> {
-        self.runtime.block_on(self.file.read(offset, len)).map(Some)
-    }
 }
+
+#[cfg(test)]
+mod tests;

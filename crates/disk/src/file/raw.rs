@@ -84,6 +84,11 @@ impl Blocking for RawDisk {
         Ok(list)
     }
 
+    fn lists_holes(&self) -> bool {
+        // a device has no map
+        self.file.metadata().is_ok_and(|about| about.is_file())
+    }
+
     fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
         let have = self.len.saturating_sub(offset).min(buffer.len() as u64) as usize;
         let (data, pad) = buffer.split_at_mut(have);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use model::{Error, Kind, Result};
+use model::{Error, ExtentList, Kind, Result};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::{Id, JoinError, JoinSet};
 
@@ -17,6 +17,8 @@ const WAITING: usize = 128;
 /// What a writer's task is told.
 #[derive(Clone)]
 pub(super) enum Message {
+    /// What will arrive.
+    Expect(Arc<ExtentList>),
     /// Bytes; `leaves` are the hashes of the chunk that they come from and the index of the first of theirs.
     Data {
         offset: u64,
@@ -122,6 +124,8 @@ async fn serve(
 ) -> Result<Written> {
     while let Some(message) = receiver.recv().await {
         match message {
+            Message::Expect(extents) if writer.wants_extents() => writer.announce(&extents).await?,
+            Message::Expect(_) => {}
             Message::Data { offset, data, leaves, hold } => {
                 let given = match &leaves {
                     Some((leaves, first)) => write_missing(&mut writer, offset, data, &leaves[*first..]).await?,

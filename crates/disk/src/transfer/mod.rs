@@ -20,18 +20,20 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesOrdered;
-use model::{Change, Error, Extent, Kind, Result};
+use model::{Change, Error, Extent, ExtentList, Kind, Result};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::fleet::{Fleet, Message};
 use self::ranges::Ranges;
-use crate::{DiskRead, DiskWrite, LEAF, Leaf, Progress, Written, is_zero, leaf};
+use crate::{DiskRead, DiskWrite, LEAF, Leaf, Progress, Silent, Written, is_zero, leaf};
 
 /// The most that is read, and given to a writer, at once. Chunks lie within multiples of it.
 pub(crate) const CHUNK: u64 = 1024 * 1024;
 const LEAVES_PER_CHUNK: usize = (CHUNK / LEAF) as usize;
 /// Reads in flight. The bytes bound binds first for a contiguous disk, this one for scattered leaves.
 const READS: usize = 64;
+/// Extents that writers are told of at once.
+const TOLD: usize = 2048;
 /// Memory is counted in these units, since a semaphore counts in `u32`.
 const UNIT: u64 = 4096;
 
@@ -48,7 +50,11 @@ pub async fn transfer(
     progress: &dyn Progress,
 ) -> Result<Vec<Result<Written>>> {
     let hash = !reader.is_incremental() && writers.iter().any(|writer| writer.may_have_leaves());
+    let tell = reader.lists_holes() && writers.iter().any(|writer| writer.wants_extents());
     let mut fleet = Fleet::start(reader, writers);
+    if tell {
+        announce(reader, &mut fleet).await?;
+    }
     let budget = reader.in_flight().max(CHUNK).div_ceil(UNIT).min(u64::from(u32::MAX)) as usize;
     let mut reads = Reads {
         reader,
@@ -71,6 +77,20 @@ pub async fn transfer(
     }
     flush(&mut zeroes, &mut fleet).await;
     fleet.finish(progress).await
+}
+
+/// Tells the writers what will arrive.
+async fn announce(reader: &dyn DiskRead, fleet: &mut Fleet) -> Result<()> {
+    let mut ranges = Ranges::new(reader, &Silent);
+    let mut list = ExtentList::new();
+    while let Some(range) = ranges.next().await? {
+        list.push(range);
+        if list.as_slice().len() >= TOLD {
+            fleet.send(Message::Expect(Arc::new(std::mem::take(&mut list)))).await;
+        }
+    }
+    fleet.send(Message::Expect(Arc::new(list))).await;
+    Ok(())
 }
 
 /// The reads in flight.

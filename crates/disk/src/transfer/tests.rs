@@ -17,6 +17,7 @@ struct Model {
     bytes: Vec<u8>,
     extents: Vec<Extent>,
     incremental: bool,
+    lists_holes: bool,
     in_flight: u64,
     fail_at: Option<u64>,
     read: AtomicU64,
@@ -25,7 +26,15 @@ struct Model {
 impl Model {
     fn full(bytes: Vec<u8>) -> Self {
         let extents = vec![Extent::data(0, bytes.len() as u64)];
-        Self { bytes, extents, incremental: false, in_flight: 32 << 20, fail_at: None, read: AtomicU64::new(0) }
+        Self {
+            bytes,
+            extents,
+            incremental: false,
+            lists_holes: false,
+            in_flight: 32 << 20,
+            fail_at: None,
+            read: AtomicU64::new(0),
+        }
     }
 }
 
@@ -49,6 +58,9 @@ impl DiskRead for Model {
     fn is_incremental(&self) -> bool {
         self.incremental
     }
+    fn lists_holes(&self) -> bool {
+        self.lists_holes
+    }
     fn in_flight(&self) -> u64 {
         self.in_flight
     }
@@ -62,6 +74,8 @@ struct Seen {
     bytes: Mutex<Vec<u8>>,
     /// (offset, length, zero)
     calls: Mutex<Vec<(u64, u64, bool)>>,
+    /// What was announced; none if nothing was.
+    told: Mutex<Option<Vec<Extent>>>,
     finished: AtomicBool,
     dropped: AtomicBool,
 }
@@ -111,7 +125,19 @@ impl DiskWrite for Taker {
     fn size(&self) -> u64 {
         self.size
     }
+    fn wants_extents(&self) -> bool {
+        true
+    }
+    async fn announce(&mut self, extents: &ExtentList) -> Result<()> {
+        assert_eq!(self.next, 0, "before the first range");
+        self.seen.told.lock().unwrap().get_or_insert_default().extend(extents.as_slice());
+        Ok(())
+    }
     async fn write(&mut self, offset: u64, data: Bytes) -> Result<()> {
+        if let Some(told) = &*self.seen.told.lock().unwrap() {
+            let is_data = |at| told.iter().any(|e| e.change == Change::Data && (e.offset..e.end()).contains(&at));
+            assert!((offset..offset + data.len() as u64).step_by(LEAF as usize).all(is_data), "{offset} was not told");
+        }
         if self.slow {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
@@ -180,8 +206,9 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
 
     #[test]
-    fn every_writer_gets_the_disk_though_one_fails(runs in disk(), incremental: bool, fail in 0u32..4, tight: bool) {
+    fn every_writer_gets_the_disk_though_one_fails(runs in disk(), incremental: bool, fail in 0u32..4, tight: bool, tell: bool) {
         let (mut reader, base) = build(&runs, incremental);
+        reader.lists_holes = tell;
         reader.in_flight = if tight { 0 } else { 1 << 25 };
         let (calm, calm_seen) = Taker::on(base.clone());
         let (mut failing, failing_seen) = Taker::on(base.clone());
@@ -197,6 +224,7 @@ proptest! {
             prop_assert_eq!(outcome[index].as_ref().unwrap().root, wanted);
             prop_assert!(*seen.bytes.lock().unwrap() == reader.bytes);
         }
+        prop_assert_eq!(calm_seen.told.lock().unwrap().is_some(), tell);
         if failing_seen.calls.lock().unwrap().len() as u32 > fail {
             prop_assert_eq!(outcome[1].as_ref().unwrap_err().kind(), Kind::Quota);
             prop_assert!(!failing_seen.finished.load(SeqCst));

@@ -88,6 +88,10 @@ impl DiskRead for ChangedDisk {
         true
     }
 
+    fn lists_holes(&self) -> bool {
+        true
+    }
+
     fn describe(&self) -> String {
         format!("changes of {} since {}", self.now.describe(), self.before.point)
     }

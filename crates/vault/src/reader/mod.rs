@@ -266,6 +266,10 @@ impl DiskRead for Handle {
         self.0.read_at(offset, len).await
     }
 
+    fn lists_holes(&self) -> bool {
+        true
+    }
+
     fn describe(&self) -> String {
         self.0.describe()
     }

@@ -33,6 +33,10 @@ impl DiskRead for Blank {
         Ok(Bytes::from(vec![0; len]))
     }
 
+    fn lists_holes(&self) -> bool {
+        true
+    }
+
     fn describe(&self) -> String {
         self.name.clone()
     }

@@ -1,5 +1,5 @@
-//! A qcow2 image: put together in the site's scratch folder, then sent whole. Holes are neither stored nor sent, and
-//! an upload that breaks is sent again from the file.
+//! A qcow2 image of a disk whose holes nobody knows beforehand: put together in the site's scratch folder, then sent whole.
+//! Holes are neither stored nor sent, and an upload that breaks is sent again from the file.
 //!
 //! Beside the file lies a note with its tags, written before it, so that a sweep finds what a crash has left.
 
@@ -163,16 +163,12 @@ impl DiskWrite for FileThenUpload {
 /// Sends a file until it has arrived. Answers what was sent.
 async fn send(upload: &mut Upload, path: &Path) -> Result<Sent> {
     let mut waits = WAITS.into_iter();
-    // of an attempt whose answer was lost after its last byte
-    let mut whole: Option<Sent> = None;
     loop {
         let body = Body::open(path).await?;
         let len = body.len;
         let (sum, body) = body.into_stream();
         let outcome = watched(upload, body, len, &sum).await;
-        if let Some(sha512) = sum.lock().await.take_if_whole(len) {
-            whole = Some(Sent { bytes: len, sha512 });
-        }
+        let whole = sum.lock().await.take_if_whole(len).map(|sha512| Sent { bytes: len, sha512 });
         let error = match (outcome, &whole) {
             (Ok(()), Some(sent)) => return Ok(sent.clone()),
             (Ok(()), None) => Error::new(Kind::Transient, format!("cannot send image {}", upload.image))
@@ -182,12 +178,11 @@ async fn send(upload: &mut Upload, path: &Path) -> Result<Sent> {
         let Some(wait) = waits.next().filter(|_| error.kind().is_retryable()) else { return Err(error) };
         tracing::info!(image = upload.image, error = error.chain(), wait, "an upload broke and is sent again");
         sleep(Duration::from_secs(wait)).await;
-        if upload.again().await?
-            && let Some(sent) = whole
-        {
-            return Ok(sent);
+        match whole {
+            // the answer may be lost, and the bytes there
+            Some(sent) if upload.has_arrived().await? => return Ok(sent),
+            _ => upload.renew().await?,
         }
-        whole = None;
     }
 }
 

@@ -5,6 +5,7 @@ mod image;
 mod instance;
 mod look;
 mod net;
+mod qcow2;
 mod stores;
 mod stream;
 #[cfg(test)]
@@ -84,8 +85,8 @@ impl Target for OpenStackSite {
         let upload = upload::Upload::begin(&self.client, token, disk, self.config.format).await?;
         let made = ImageDisk { name: disk.clone(), id: upload.mark.clone() };
         let writer: Box<dyn DiskWrite> = match self.config.format {
-            Format::Raw => Box::new(stream::StreamWriter::new(upload, size)),
-            Format::Qcow2 => Box::new(file::FileThenUpload::new(upload, self.scratch(), size, token).await?),
+            Format::Raw => Box::new(stream::StreamWriter::new(upload, size, None)),
+            Format::Qcow2 => Box::new(qcow2::Qcow2Writer::new(upload, self.scratch(), size, token)),
         };
         // Glance patches nothing: what the base has and does not arrive is read there and sent again
         let writer = match base {

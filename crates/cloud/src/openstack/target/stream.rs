@@ -1,4 +1,5 @@
-//! A raw image, sent while it is written: zeroes too, since the service stores what it gets.
+//! An image that is sent while it is written: a raw one with all its zeroes, since the service stores what it gets, or a
+//! qcow2 one of which is known how large it will be.
 //!
 //! Nothing is kept here, so an upload that breaks cannot be repeated: the disk is written again by the run's next
 //! attempt. The bytes are hashed once for the root and once for the service's own sum, beside the sending.
@@ -6,6 +7,7 @@
 use async_trait::async_trait;
 use aws_lc_rs::digest;
 use bytes::Bytes;
+use disk::file::Qcow2Stream;
 use disk::{DiskWrite, LEAF, RootBuilder, Written, leaf, zero_leaf};
 use futures::stream;
 use model::{Error, Kind, Result};
@@ -26,10 +28,15 @@ struct Sums {
     sha512: digest::Context,
 }
 
-/// A raw disk that is being sent.
+/// A disk that is being sent.
 pub(super) struct StreamWriter {
     upload: Upload,
     size: u64,
+    /// Bytes of the file.
+    len: u64,
+    /// Where things lie in the file, if that is not where they lie on the disk.
+    layout: Option<Qcow2Stream>,
+    /// Everything of the disk before it has been sent.
     cursor: u64,
     received: u64,
     sums: Option<Sums>,
@@ -44,10 +51,11 @@ struct Sending {
 }
 
 impl StreamWriter {
-    pub(super) fn new(upload: Upload, size: u64) -> Self {
+    pub(super) fn new(upload: Upload, size: u64, layout: Option<Qcow2Stream>) -> Self {
+        let len = layout.as_ref().map_or(size, Qcow2Stream::len);
         let sums = Sums { root: RootBuilder::new(size), sha512: digest::Context::new(&digest::SHA512) };
         let zeroes = vec![0; PIECE as usize].into();
-        Self { upload, size, cursor: 0, received: 0, sums: Some(sums), zeroes, sending: None }
+        Self { upload, size, len, layout, cursor: 0, received: 0, sums: Some(sums), zeroes, sending: None }
     }
 
     fn operation(&self) -> String {
@@ -64,19 +72,27 @@ impl StreamWriter {
             .because(format!("{len} bytes at {offset} come out of order or are no whole leaves")))
     }
 
-    /// Sends what follows the cursor.
+    /// Sends what the disk has at the cursor.
     async fn push(&mut self, data: Bytes) -> Result<()> {
+        let (first, len) = (self.cursor / LEAF, data.len() as u64);
+        self.send(data, Some(first)).await?;
+        self.cursor += len;
+        Ok(())
+    }
+
+    /// Sends what comes next in the file; `first`: the leaf of the disk that it begins with.
+    async fn send(&mut self, data: Bytes, first: Option<u64>) -> Result<()> {
         let broken = |what: &str, operation: String| Error::new(Kind::Permanent, operation).because(what.to_owned());
         let mut sums = self.sums.take().ok_or_else(|| broken("an earlier write failed", self.operation()))?;
-        let (first, piece) = (self.cursor / LEAF, data.clone());
+        let piece = data.clone();
         let summed = tokio::task::spawn_blocking(move || {
-            for (index, bytes) in piece.chunks(LEAF as usize).enumerate() {
-                sums.root.push(first + index as u64, if disk::is_zero(bytes) { zero_leaf() } else { leaf(bytes) });
+            for (index, bytes) in (first.into_iter().flat_map(|first| first..)).zip(piece.chunks(LEAF as usize)) {
+                sums.root.push(index, if disk::is_zero(bytes) { zero_leaf() } else { leaf(bytes) });
             }
             sums.sha512.update(&piece);
             sums
         });
-        let sent = self.hand_over(data.clone());
+        let sent = self.hand_over(data);
         let sums = match tokio::join!(summed, sent) {
             (Ok(sums), Ok(())) => sums,
             // the call knows best why nothing is taken any more
@@ -84,7 +100,6 @@ impl StreamWriter {
             (Err(error), _) => return Err(Error::new(Kind::Permanent, self.operation()).because(error)),
         };
         self.sums = Some(sums);
-        self.cursor += data.len() as u64;
         Ok(())
     }
 
@@ -93,7 +108,7 @@ impl StreamWriter {
         let sending = self.sending.get_or_insert_with(|| {
             let (pieces, queue) = mpsc::channel(QUEUE);
             let body = stream::unfold(queue, |mut queue| async { Some((queue.recv().await?, queue)) });
-            let (upload, len) = (self.upload.clone(), self.size);
+            let (upload, len) = (self.upload.clone(), self.len);
             let call = tokio::spawn(async move { upload.send(reqwest::Body::wrap_stream(body), len).await });
             Sending { pieces, call }
         });
@@ -125,11 +140,53 @@ impl StreamWriter {
         }
     }
 
+    /// Goes on to `end`: what lies before it is zero.
     async fn push_zeroes(&mut self, end: u64) -> Result<()> {
+        if self.layout.is_some() {
+            self.cursor = self.cursor.max(end);
+        }
         while self.cursor < end {
             // whole leaves: the cursor is at one
             let len = (end - self.cursor).min(PIECE) as usize;
             self.push(self.zeroes.slice(..len)).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes room for the next piece of data, and sends what lies before it in the file.
+    async fn place(&mut self, len: u64) -> Result<()> {
+        self.begin().await?;
+        let Some(layout) = &mut self.layout else { return Ok(()) };
+        let placed = layout.place(self.cursor, len).map_err(|error| error.within(self.operation()))?;
+        match placed {
+            Some(table) => self.send(table, None).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn begin(&mut self) -> Result<()> {
+        match self.layout.as_ref().filter(|_| self.sending.is_none()).map(Qcow2Stream::head) {
+            Some(head) => self.send(head, None).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Sends what lies behind the data.
+    async fn complete(&mut self) -> Result<()> {
+        self.push_zeroes(self.size).await?;
+        self.begin().await?;
+        let Some(layout) = self.layout.take() else { return Ok(()) };
+        let (table, mut zeroes, tables) = layout.end();
+        if let Some(table) = table {
+            self.send(table, None).await?;
+        }
+        while zeroes > 0 {
+            let len = zeroes.min(PIECE);
+            self.send(self.zeroes.slice(..len as usize), None).await?;
+            zeroes -= len;
+        }
+        for table in tables {
+            self.send(table, None).await?;
         }
         Ok(())
     }
@@ -156,9 +213,17 @@ impl DiskWrite for StreamWriter {
         self.received += data.len() as u64;
         let mut at = 0;
         while at < data.len() {
-            let end = data.len().min(at + PIECE as usize);
-            self.push(data.slice(at..end)).await?;
-            at = end;
+            // never across a multiple of a piece: no table of a layout ends within one
+            let len = (data.len() - at).min((PIECE - self.cursor % PIECE) as usize);
+            let piece = data.slice(at..at + len);
+            self.place(len as u64).await?;
+            self.push(piece).await?;
+            if self.layout.is_some() && !len.is_multiple_of(LEAF as usize) {
+                // the disk ends within a cluster
+                let rest = len.next_multiple_of(LEAF as usize) - len;
+                self.send(self.zeroes.slice(..rest), None).await?;
+            }
+            at += len;
         }
         Ok(())
     }
@@ -173,7 +238,7 @@ impl DiskWrite for StreamWriter {
     }
 
     async fn finish(mut self: Box<Self>) -> Result<Written> {
-        self.push_zeroes(self.size).await?;
+        self.complete().await?;
         let operation = self.operation();
         let lost = |why: &str| Error::new(Kind::Permanent, operation.clone()).because(why.to_owned());
         let Some(Sending { pieces, mut call }) = self.sending.take() else { return Err(lost("it has no bytes")) };
@@ -186,15 +251,15 @@ impl DiskWrite for StreamWriter {
         let answer = ended.map_err(|error| Error::new(Kind::Permanent, operation.clone()).because(error))?;
         if let Err(error) = answer {
             // the answer may be lost, and the bytes there
-            match error.kind().is_retryable() && self.upload.again().await? {
+            match error.kind().is_retryable() && self.upload.has_arrived().await? {
                 true => {}
                 false => return Err(error),
             }
         }
         let sums = self.sums.take().ok_or_else(|| lost("an earlier write failed"))?;
-        let sent = Sent { bytes: self.size, sha512: super::hex(sums.sha512.finish().as_ref()) };
+        let sent = Sent { bytes: self.len, sha512: super::hex(sums.sha512.finish().as_ref()) };
         self.upload.settle(&sent).await?;
-        let (received, stored) = (self.received, self.size);
+        let (received, stored) = (self.received, self.len);
         Ok(Written { root: sums.root.finish(), received, fresh: received, stored })
     }
 }

@@ -4,6 +4,10 @@
 //! The image's id follows from the token and a number. Bytes can be sent to an image once only, and the id of a deleted
 //! image is never free again; so an attempt that broke half-way is deleted and the next one has the next number. What
 //! an attempt belongs to stands in a Glance tag (`mark`), by which it is found whatever its number.
+//!
+//! Nobody sends to an image that somebody else was about to send to, not even to an empty one: of a sender that died the
+//! service may still have a request to read. It then calls the image `saving` until it notices that nothing comes, and
+//! refuses everybody else. An image that is deleted meanwhile is none of that request's business any more.
 
 use std::time::Duration;
 
@@ -21,7 +25,7 @@ const ATTEMPTS: u64 = 1000;
 pub(super) const SETTLE: Duration = Duration::from_secs(1800);
 /// The longest that the service may take no bytes.
 pub(super) const STALL: Duration = Duration::from_secs(300);
-/// The longest that a broken upload may take to be noticed by the service.
+/// The longest that the service may take to end an upload that broke: to notice it, or to keep what has come.
 const NOTICE: Duration = Duration::from_secs(120);
 
 /// What was sent, to be held against what the service says of it.
@@ -96,22 +100,14 @@ impl Upload {
         Self { client: client.clone(), mark, form, image: String::new(), attempt: 0 }
     }
 
-    /// Makes the image, or finds it. Whatever earlier calls with the token have written is gone.
+    /// Makes the image. Whatever earlier calls with the token have made or written is gone.
     pub(super) async fn begin(client: &Client, token: &Token, disk: &DiskName, format: disk::Format) -> Result<Self> {
         let mut upload = Self::new(client, token, disk, format.name());
         let found = attempts(client, &upload.mark).await?;
-        let empty = found.iter().find(|image| {
-            image.status == Status::Queued
-                && image.disk_format.as_deref() == Some(format.name())
-                && !is_registered(image)
-        });
-        for old in found.iter().filter(|old| !is_registered(old) && empty.is_none_or(|empty| empty.id != old.id)) {
+        for old in found.iter().filter(|old| !is_registered(old)) {
             upload.delete(&old.id).await?;
         }
-        match empty {
-            Some(image) => (upload.image, upload.attempt) = (image.id.clone(), attempt_of(image)),
-            None => upload.create(found.iter().map(|old| attempt_of(old) + 1).max().unwrap_or_default()).await?,
-        }
+        upload.create(found.iter().map(|old| attempt_of(old) + 1).max().unwrap_or_default()).await?;
         Ok(upload)
     }
 
@@ -125,13 +121,8 @@ impl Upload {
             let made = Glance(&self.client).create(&form).await;
             crash::point("openstack.image-create.after");
             match made {
-                // made by a call whose answer got lost, or made and deleted long ago
-                Err(error) if error.kind() == Kind::Exists => match Glance(&self.client).show(&form.id).await {
-                    Ok(image) if image.status == Status::Queued => {}
-                    Ok(_) => continue,
-                    Err(gone) if gone.kind() == Kind::NotFound => continue,
-                    Err(other) => return Err(other),
-                },
+                // made and deleted long ago
+                Err(error) if error.kind() == Kind::Exists => continue,
                 Err(error) => return Err(error),
                 Ok(_) => {}
             }
@@ -149,7 +140,7 @@ impl Upload {
         Ok(())
     }
 
-    /// Sends the bytes. When this fails, [`again`](Self::again) tells whether they arrived all the same.
+    /// Sends the bytes. When this fails, [`has_arrived`](Self::has_arrived) tells whether they are there all the same.
     pub(super) async fn send(&self, body: reqwest::Body, len: u64) -> Result<()> {
         crash::point("openstack.upload.before");
         Glance(&self.client).upload(&self.image, body, len).await?;
@@ -157,27 +148,27 @@ impl Upload {
         Ok(())
     }
 
-    /// After a broken upload: waits until the service has noticed, and makes sure of an image that takes bytes.
-    /// `true`: the bytes had arrived.
-    pub(super) async fn again(&mut self) -> Result<bool> {
+    /// After an upload of all bytes whose answer did not come: waits as long as the service works on it, within a bound.
+    /// `false`: it has given it up, or does not come to an end, and another image is needed.
+    pub(super) async fn has_arrived(&self) -> Result<bool> {
         let end = Instant::now() + NOTICE;
         loop {
             match Glance(&self.client).show(&self.image).await {
-                Ok(image) if image.status == Status::Active => return Ok(true),
-                Ok(image) if image.status == Status::Queued => return Ok(false),
                 Ok(image) if image.status == Status::Saving && Instant::now() < end => {
-                    tracing::info!(image = self.image, "waiting for the image service to give up a broken upload");
+                    tracing::info!(image = self.image, "waiting for the image service to end a broken upload");
                     sleep(Duration::from_secs(2)).await;
                 }
-                Ok(_) => break,
-                Err(error) if error.kind() == Kind::NotFound => break,
+                Ok(image) => return Ok(image.status == Status::Active),
+                Err(error) if error.kind() == Kind::NotFound => return Ok(false),
                 Err(error) => return Err(error),
             }
         }
-        let old = self.image.clone();
-        self.delete(&old).await?;
-        self.create(self.attempt + 1).await?;
-        Ok(false)
+    }
+
+    /// Gives up the image, and makes another one that takes bytes.
+    pub(super) async fn renew(&mut self) -> Result<()> {
+        self.delete(&self.image.clone()).await?;
+        self.create(self.attempt + 1).await
     }
 
     /// Waits until the image is active, and holds what the service has against what was sent.
@@ -256,29 +247,4 @@ pub(in crate::openstack) async fn take_up(
 }
 
 #[cfg(test)]
-mod tests {
-    use model::{OwnerId, RunId, ServerName};
-
-    use super::*;
-
-    #[test]
-    fn ids_follow_from_the_token_and_are_uuids() {
-        let token = |step: &str| Token {
-            owner: OwnerId::new("me").unwrap(),
-            policy: None,
-            server: ServerName::new("web").unwrap(),
-            run: RunId::new("20261122T030000Z-7f3a9c21").unwrap(),
-            step: step.to_owned(),
-        };
-        let (vda, vdb) = (DiskName::new("vda").unwrap(), DiskName::new("vdb").unwrap());
-        let mark = mark_of(&token("disk"), &vda);
-        assert_eq!(mark, mark_of(&token("disk"), &vda));
-        assert_ne!(mark, mark_of(&token("disk"), &vdb));
-        assert_ne!(mark, mark_of(&token("disc"), &vda));
-        let id = id_of(&mark, 0);
-        assert_eq!(id, id_of(&mark, 0));
-        assert_ne!(id, id_of(&mark, 1));
-        let parts: Vec<usize> = id.split('-').map(str::len).collect();
-        assert_eq!(parts, [8, 4, 4, 4, 12]);
-    }
-}
+mod tests;

@@ -199,6 +199,10 @@ impl DiskRead for NbdDisk {
         self.bitmap.is_some()
     }
 
+    fn lists_holes(&self) -> bool {
+        true
+    }
+
     fn describe(&self) -> String {
         self.about.clone()
     }

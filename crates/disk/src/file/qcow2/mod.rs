@@ -16,7 +16,6 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use model::{Error, Extent, ExtentList, Kind, Result};
 
 pub(super) use self::header::MAGIC;
@@ -35,10 +34,6 @@ pub(super) trait Storage: Send + Sync {
     fn len(&self) -> u64;
     /// Fills the buffer; the caller has checked the range.
     fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<()>;
-    /// The same bytes without a copy, from a storage that keeps them in memory.
-    fn lend(&self, _offset: u64, _len: usize) -> Result<Option<Bytes>> {
-        Ok(None)
-    }
     /// The file, if it is one.
     fn file(&self) -> Option<Arc<File>> {
         None
@@ -77,6 +72,19 @@ impl Storage for FileStorage {
     }
 }
 
+/// A file of this length that is not read.
+struct Unread(u64);
+
+impl Storage for Unread {
+    fn len(&self) -> u64 {
+        self.0
+    }
+
+    fn read(&self, offset: u64, _buffer: &mut [u8]) -> Result<()> {
+        Err(Error::new(Kind::NotYetVisible, format!("cannot look up what lies at {offset}")))
+    }
+}
+
 /// Opens a backing file, given its name and its format as the image states them.
 type OpenBacking<'a> = dyn Fn(&str, Option<&str>) -> Result<Box<dyn Blocking>> + 'a;
 
@@ -108,12 +116,21 @@ impl Qcow2Disk {
 
     /// Where the range lies in the file, if plainly and in one piece.
     fn plain_place(&self, offset: u64, len: u64) -> Option<u64> {
+        self.place_by(self.storage.as_ref(), offset, len)
+    }
+
+    /// The same as far as it is known without reading: by the tables that were read before.
+    pub(super) fn known_place(&self, offset: u64, len: u64) -> Option<u64> {
+        self.place_by(&Unread(self.storage.len()), offset, len)
+    }
+
+    fn place_by(&self, tables: &dyn Storage, offset: u64, len: u64) -> Option<u64> {
         let inside = offset % self.cluster_size();
         // what cannot be looked up has no plain place: reading it tells why
-        let cluster = self.map.lookup(self.storage.as_ref(), offset / self.cluster_size()).ok()?;
+        let cluster = self.map.lookup(tables, offset / self.cluster_size()).ok()?;
         let Cluster::Plain(host) = cluster else { return None };
         let place = host + inside;
-        let whole = self.plain_len(offset, place, len).ok()? == len;
+        let whole = self.plain_len(tables, offset, place, len).ok()? == len;
         place.checked_add(len).filter(|end| whole && *end <= self.storage.len())?;
         Some(place)
     }
@@ -155,7 +172,7 @@ impl Qcow2Disk {
             let cluster = self.map.lookup(self.storage.as_ref(), at / size)?;
             let left = (buffer.len() - done) as u64;
             let len = match cluster {
-                Cluster::Plain(host) => self.plain_len(at, host + inside, left)?,
+                Cluster::Plain(host) => self.plain_len(self.storage.as_ref(), at, host + inside, left)?,
                 _ => (size - inside).min(left),
             };
             let part = &mut buffer[done..done + len as usize];
@@ -175,10 +192,10 @@ impl Qcow2Disk {
     }
 
     /// How many bytes from `at` on, which lie at `host`, lie there in one piece.
-    fn plain_len(&self, at: u64, host: u64, most: u64) -> Result<u64> {
+    fn plain_len(&self, tables: &dyn Storage, at: u64, host: u64, most: u64) -> Result<u64> {
         let size = self.cluster_size();
         let mut len = (size - at % size).min(most);
-        while len < most && self.map.lookup(self.storage.as_ref(), (at + len) / size)? == Cluster::Plain(host + len) {
+        while len < most && self.map.lookup(tables, (at + len) / size)? == Cluster::Plain(host + len) {
             len += size.min(most - len);
         }
         Ok(len)
@@ -215,15 +232,6 @@ impl Blocking for Qcow2Disk {
     fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
         let len = buffer.len();
         self.fill(offset, buffer).map_err(|e| e.within(format!("cannot read {len} bytes at {offset} of {}", self.name)))
-    }
-
-    fn lend(&self, offset: u64, len: usize) -> Result<Option<Bytes>> {
-        if self.storage.file().is_some() {
-            return Ok(None);
-        }
-        let Some(place) = self.plain_place(offset, len as u64) else { return Ok(None) };
-        let what = |e: Error| e.within(format!("cannot read {len} bytes at {offset} of {}", self.name));
-        self.storage.lend(place, len).map_err(what)
     }
 
     fn plain_range(&self, offset: u64, len: u64) -> Option<PlainRange> {

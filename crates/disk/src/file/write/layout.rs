@@ -11,9 +11,9 @@ use super::super::Format;
 use super::super::qcow2::MAGIC;
 
 const CLUSTER_BITS: u32 = 16;
-const CLUSTER: u64 = 1 << CLUSTER_BITS;
+pub(super) const CLUSTER: u64 = 1 << CLUSTER_BITS;
 /// Entries of a second-level table.
-const ENTRIES: u64 = CLUSTER / 8;
+pub(super) const ENTRIES: u64 = CLUSTER / 8;
 /// Reference counts in a block.
 const COUNTS: u64 = CLUSTER / 2;
 /// The reference count is 1: the cluster may be written in place.
@@ -58,11 +58,21 @@ impl Layout {
     }
 }
 
+/// What lies behind the data, in clusters: from `begin` the first table, from `counts` the table of the blocks of reference counts,
+/// from `blocks` these.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tail {
+    pub(super) begin: u64,
+    counts: u64,
+    blocks: u64,
+    pub(super) end: u64,
+}
+
 pub(super) struct Qcow2 {
     size: u64,
     /// The next free cluster; 0 is the header.
-    next: u64,
-    l1: Vec<u64>,
+    pub(super) next: u64,
+    pub(super) l1: Vec<u64>,
     /// The table that is being filled: its index in the first table, its entries.
     open: Option<(usize, Vec<u64>)>,
 }
@@ -72,7 +82,7 @@ fn encode(entries: &[u64]) -> Vec<u8> {
 }
 
 impl Qcow2 {
-    fn new(size: u64) -> Self {
+    pub(super) fn new(size: u64) -> Self {
         let entries = size.div_ceil(CLUSTER * ENTRIES) as usize;
         Self { size, next: 1, l1: vec![0; entries], open: None }
     }
@@ -83,7 +93,7 @@ impl Qcow2 {
         host
     }
 
-    fn place(&mut self, offset: u64, len: u64) -> Placed {
+    pub(super) fn place(&mut self, offset: u64, len: u64) -> Placed {
         let index = (offset / (CLUSTER * ENTRIES)) as usize;
         let table = match &self.open {
             Some((open, _)) if *open != index => self.close(),
@@ -99,7 +109,7 @@ impl Qcow2 {
         Placed { host, table }
     }
 
-    fn close(&mut self) -> Option<(u64, Vec<u8>)> {
+    pub(super) fn close(&mut self) -> Option<(u64, Vec<u8>)> {
         let (index, entries) = self.open.take()?;
         let host = self.allocate(1);
         self.l1[index] = host | COPIED;
@@ -110,32 +120,47 @@ impl Qcow2 {
         if let Some((host, table)) = self.close() {
             file.write_all_at(&table, host)?;
         }
-        let l1_host = self.allocate((self.l1.len() as u64 * 8).div_ceil(CLUSTER));
-        file.write_all_at(&encode(&self.l1), l1_host)?;
+        let tail = self.tail(self.next);
+        for (host, table) in self.tables(&tail) {
+            file.write_all_at(&table, host)?;
+        }
+        file.set_len(tail.end * CLUSTER)?;
+        file.sync_all()?;
+        file.write_all_at(&self.header(&tail), 0)
+    }
+
+    /// What lies behind the data, if that is `begin`, and how much of it there will be.
+    pub(super) fn tail(&self, begin: u64) -> Tail {
+        let counts = begin + (self.l1.len() as u64 * 8).div_ceil(CLUSTER);
         // the blocks count themselves and their table too
         let (mut blocks, mut tables) = (0, 0);
         loop {
-            let total = self.next + blocks + tables;
+            let total = counts + blocks + tables;
             let wanted = (total.div_ceil(COUNTS), total.div_ceil(COUNTS).div_ceil(ENTRIES));
             if wanted == (blocks, tables) {
                 break;
             }
             (blocks, tables) = wanted;
         }
-        let table_host = self.allocate(tables);
-        let blocks_host = self.allocate(blocks);
-        let hosts: Vec<u64> = (0..blocks).map(|block| blocks_host + block * CLUSTER).collect();
-        file.write_all_at(&encode(&hosts), table_host)?;
-        for (block, host) in hosts.iter().enumerate() {
-            let count = (self.next - block as u64 * COUNTS).min(COUNTS) as usize;
-            file.write_all_at(&[0, 1].repeat(count), *host)?;
-        }
-        file.set_len(self.next * CLUSTER)?;
-        file.sync_all()?;
-        file.write_all_at(&self.header(l1_host, table_host, tables), 0)
+        Tail { begin, counts, blocks: counts + tables, end: counts + tables + blocks }
     }
 
-    fn header(&self, l1_host: u64, table_host: u64, tables: u64) -> Vec<u8> {
+    /// The tables behind the data in order, and where they go: the first table, that of the blocks of reference counts, and these.
+    pub(super) fn tables(&self, tail: &Tail) -> impl Iterator<Item = (u64, Vec<u8>)> + use<> {
+        let Tail { begin, counts, blocks, end } = *tail;
+        let hosts: Vec<u64> = (blocks..end).map(|block| block * CLUSTER).collect();
+        let tables = [(begin * CLUSTER, encode(&self.l1)), (counts * CLUSTER, encode(&hosts))];
+        let used = self.next;
+        let blocks = hosts.into_iter().enumerate().map(move |(block, host)| {
+            let first = block as u64 * COUNTS;
+            let count = |cluster: u64| u16::from(cluster < used || (begin..end).contains(&cluster));
+            (host, (first..first + COUNTS).flat_map(|cluster| count(cluster).to_be_bytes()).collect())
+        });
+        tables.into_iter().chain(blocks)
+    }
+
+    pub(super) fn header(&self, tail: &Tail) -> Vec<u8> {
+        let tables = tail.blocks - tail.counts;
         let mut header = MAGIC.to_vec();
         header.extend(3u32.to_be_bytes());
         header.extend([0; 12]); // no backing file
@@ -143,8 +168,8 @@ impl Qcow2 {
         header.extend(self.size.to_be_bytes());
         header.extend([0; 4]); // no encryption
         header.extend((self.l1.len() as u32).to_be_bytes());
-        header.extend(l1_host.to_be_bytes());
-        header.extend(table_host.to_be_bytes());
+        header.extend((tail.begin * CLUSTER).to_be_bytes());
+        header.extend((tail.counts * CLUSTER).to_be_bytes());
         header.extend((tables as u32).to_be_bytes());
         header.extend([0; 4 + 8]); // no snapshots
         header.extend([0; 3 * 8]); // no features

@@ -5,6 +5,7 @@ mod base;
 mod layout;
 mod output;
 mod place;
+mod stream;
 
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
@@ -20,6 +21,7 @@ pub use self::base::Base;
 use self::layout::Layout;
 use self::output::Output;
 use self::place::Place;
+pub use self::stream::{Qcow2Plan, Qcow2Stream};
 use super::Format;
 use super::blocking::run;
 use super::leaves::Recorder;
