@@ -1,7 +1,7 @@
 //! Numbered crash points: where a test may kill the program, to prove that nothing is lost there.
 //!
 //! With `REPLICATE_CRASH_AT=n` the process kills itself (SIGKILL: no destructor, no flush) at the n-th point that it
-//! passes. With `REPLICATE_CRASH_LOG=file` it appends the name of every point that it passes, so that a sweep can
+//! passes, with a name instead of a number at the first point of that name. With `REPLICATE_CRASH_LOG=file` it appends the name of every point that it passes, so that a sweep can
 //! count and name them. Without these variables a point costs one relaxed load.
 
 use std::io::Write;
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 #[derive(Debug)]
 struct Settings {
-    at: Option<u64>,
+    at: Option<String>,
     log: Option<PathBuf>,
 }
 
@@ -22,7 +22,7 @@ static PASSED: AtomicU64 = AtomicU64::new(0);
 /// commit, a create, a delete, a rename, a provider call that changes something.
 pub fn point(name: &str) {
     let settings = SETTINGS.get_or_init(|| {
-        let at = std::env::var("REPLICATE_CRASH_AT").ok().and_then(|text| text.parse().ok());
+        let at = std::env::var("REPLICATE_CRASH_AT").ok();
         let log = std::env::var_os("REPLICATE_CRASH_LOG").map(PathBuf::from);
         (at.is_some() || log.is_some()).then_some(Settings { at, log })
     });
@@ -34,7 +34,7 @@ pub fn point(name: &str) {
         // a lost line of a test's log is no harm to the program
         let _ = writeln!(file, "{number} {name}");
     }
-    if settings.at == Some(number) {
+    if settings.at.as_ref().is_some_and(|at| at == name || *at == number.to_string()) {
         let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
         std::thread::park();
     }

@@ -1,9 +1,10 @@
-//! kill -9 at numbered points of capture, upload, relay, restore, launch and drill, as processes, against real services.
+//! kill -9 at points of capture, upload, relay, restore, launch, drill and deletion, as processes, against real services.
 //! After each death the next process recovers, and the judge must find nothing that the ledger does not know, and nothing
 //! twice.
 //!
-//! `REPLICATE_SWEEP=full` dies at every point (hours), `wide` at a dozen of each scenario, else it is two of each; they lie
-//! evenly, and `REPLICATE_SEED` moves them on.
+//! A sample dies once after each kind of call that makes or deletes something. The sweep dies at numbered points of all,
+//! `REPLICATE_SWEEP=full` at every one (hours), else at a dozen of each scenario; they lie evenly, and `REPLICATE_SEED`
+//! moves them on.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::process::ExitStatusExt;
@@ -19,6 +20,15 @@ use super::lab::{Lab, Thing, World, lab};
 
 const PROJECT: &str = "crash";
 const CLOUDS: [&str; 2] = ["crash", "crash-two"];
+
+/// The sample: a scenario and the point where it dies; then where its recovery dies, if it does.
+const SAMPLE: [(&str, &[&str]); 5] = [
+    ("run", &["openstack.capture.image.after"]),
+    ("run", &["openstack.upload.after", "openstack.image-delete.after"]),
+    ("relay", &["openstack.import.after"]),
+    ("restore", &["openstack.server-create.after"]),
+    ("drill", &["openstack.server-create.after"]),
+];
 const FOLDER: &str = "REPLICATE_TEST_FOLDER";
 const SCENARIO: &str = "REPLICATE_TEST_SCENARIO";
 const CLOUDS_FILE: &str = "REPLICATE_TEST_CLOUDS";
@@ -117,14 +127,14 @@ async fn child() {
 }
 
 /// Runs a scenario in a process of its own; true if it was killed at the point.
-fn spawn(lab: &Lab, folder: &Path, scenario: &str, at: Option<usize>) -> bool {
+fn spawn(lab: &Lab, folder: &Path, scenario: &str, at: Option<&str>) -> bool {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "openstack::crash::child", "--ignored", "--nocapture", "--test-threads=1"]);
     command.env(FOLDER, folder).env(SCENARIO, scenario).env(CLOUDS_FILE, lab.clouds());
     command.env("REPLICATE_CRASH_LOG", folder.join("points")).env_remove("REPLICATE_CRASH_AT");
     let _ = std::fs::remove_file(folder.join("points"));
     if let Some(at) = at {
-        command.env("REPLICATE_CRASH_AT", at.to_string());
+        command.env("REPLICATE_CRASH_AT", at);
     }
     let output = command.output().unwrap();
     let killed = output.status.signal() == Some(9);
@@ -142,8 +152,7 @@ fn passed(folder: &Path) -> Vec<String> {
 fn chosen(count: usize) -> Vec<usize> {
     let deaths = match std::env::var("REPLICATE_SWEEP").as_deref() {
         Ok("full") => count,
-        Ok("wide") => 12.min(count),
-        _ => 2.min(count),
+        _ => 12.min(count),
     };
     let offset = std::env::var("REPLICATE_SEED").map_or(0, |seed| seed.parse().unwrap());
     // the middle of each of so many parts
@@ -175,7 +184,7 @@ async fn sweep(lab: &Lab, folder: &Path, scenario: &str) {
     judged(&before, &tidy(lab, folder, &before).await, folder, scenario, scenario);
     let mut deaths = 0;
     for n in chosen(count) {
-        if !spawn(lab, folder, scenario, Some(n)) {
+        if !spawn(lab, folder, scenario, Some(&n.to_string())) {
             continue;
         }
         deaths += 1;
@@ -219,15 +228,40 @@ fn judged(before: &World, world: &World, folder: &Path, scenario: &str, story: &
     assert_eq!(lost.count(), 0, "{story}: something of the user's is gone");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "two deaths of each scenario: a quarter of an hour on a busy machine"]
-async fn runs_relays_restores_and_drills_survive_death_anywhere() {
-    let Some(lab) = lab() else { return };
+/// A server that was stopped after it had written.
+fn serve(lab: &Lab) {
     lab.clean(PROJECT);
     let image = lab.guest_image(PROJECT);
     let made = lab.hands(&["serve", PROJECT, SERVER, "image", &image]);
     lab.console(PROJECT, &made, "REPLICATE-READY");
     lab.hands(&["stop", PROJECT, &made]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_kind_of_call_survives_death_behind_it() {
+    let Some(lab) = lab() else { return };
+    serve(&lab);
+    let folder = tempfile::tempdir().unwrap();
+    let before = lab.judge(&CLOUDS);
+    for (scenario, points) in SAMPLE {
+        let mut next = scenario;
+        for point in points {
+            assert!(spawn(&lab, folder.path(), next, Some(point)), "{scenario} does not come to {point}");
+            next = "recover";
+        }
+        spawn(&lab, folder.path(), "recover", None);
+        let story = format!("{scenario}, died at {}", points.join(", then at "));
+        judged(&before, &tidy(&lab, folder.path(), &before).await, folder.path(), scenario, &story);
+        println!("{story}: nothing is left");
+    }
+    lab.clean(PROJECT);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a dozen deaths of each scenario: an hour"]
+async fn runs_relays_restores_and_drills_survive_death_anywhere() {
+    let Some(lab) = lab() else { return };
+    serve(&lab);
     let folder = tempfile::tempdir().unwrap();
     for scenario in ["run", "relay", "restore", "drill"] {
         sweep(&lab, folder.path(), scenario).await;

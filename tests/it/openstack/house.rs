@@ -56,13 +56,18 @@ pub fn usual() -> LaunchSpec {
 
 /// A region of the test cloud as a site.
 pub fn region(lab_clouds: &Path, folder: &Path, name: &str, cloud: &str, usual: LaunchSpec) -> OpenStackSite {
-    OpenStackSite::new(OpenStackConfig {
+    OpenStackSite::new(region_config(lab_clouds, folder, name, cloud, usual))
+}
+
+/// How it is set up.
+pub fn region_config(lab_clouds: &Path, folder: &Path, name: &str, cloud: &str, usual: LaunchSpec) -> OpenStackConfig {
+    OpenStackConfig {
         site: site_name(name),
         cloud: CloudRef { cloud: cloud.to_owned(), file: Some(lab_clouds.to_owned()), region: None, interface: None },
         scratch: folder.join("scratch"),
         format: Format::Qcow2,
         restore: Restore { usual, ..Restore::default() },
-    })
+    }
 }
 
 /// A host with QEMU as a site.
