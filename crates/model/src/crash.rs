@@ -1,8 +1,9 @@
 //! Numbered crash points: where a test may kill the program, to prove that nothing is lost there.
 //!
 //! With `REPLICATE_CRASH_AT=n` the process kills itself (SIGKILL: no destructor, no flush) at the n-th point that it
-//! passes, with a name instead of a number at the first point of that name. With `REPLICATE_CRASH_LOG=file` it appends the name of every point that it passes, so that a sweep can
-//! count and name them. Without these variables a point costs one relaxed load.
+//! passes; with a name instead of a number, at the first point of that name. With `REPLICATE_CRASH_LOG=file` it appends
+//! the name of every point that it passes, so that a sweep can count and name them. Without these variables a point
+//! costs one relaxed load.
 
 use std::io::Write;
 use std::path::PathBuf;
