@@ -3,7 +3,7 @@
 //! The file begins with where its tables lie, and they lie behind the data. So it can be streamed if a bound of the data is
 //! known before the first of it comes: if the reader knows the holes of its disk. A reader of a flat file does not, and what
 //! it calls data may be zeroes for the most part; then it is cheaper to lay the file out, and to send what is left of it.
-//! Measured on two cores with a Glance of files: streaming gets twice of what the detour over the disk does.
+//! Of 2 GiB the detour over the disk got 149 MiB/s to a Glance of files, where a streamed raw image gets 243.
 
 use async_trait::async_trait;
 use bytes::Bytes;
