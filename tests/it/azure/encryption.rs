@@ -145,6 +145,14 @@ async fn a_copy_has_the_key_of_its_own_region() {
     assert!(matches!(relay.state(&copy).await.unwrap(), CopyState::Done { .. }));
     let checked = to.target().unwrap().check_written(&copy.image, &request.point.disks[0], &Silent).await.unwrap();
     assert!(checked.is_some());
+    // whose configuration was changed since, as was the policy
+    let other = there.replace("/replicas", "/replicas-twice");
+    let changed = open(AzureConfig { encryption_set: Some(other.clone()), ..lab.config_there() });
+    let mut insists = request.clone();
+    insists.options.encryption = Some(other);
+    let refused = changed.relay().unwrap().commit(&copy, &insists, Role::Replica).await.unwrap_err();
+    assert_eq!(refused.kind(), Kind::Invalid, "{}", refused.chain());
+    assert!(to.target().unwrap().images().await.unwrap().is_empty(), "it became a replica");
     relay.commit(&copy, &request, Role::Replica).await.unwrap();
     assert_eq!(sets(&lab, "snapshot", "westeurope").await, BTreeSet::from([here]));
     assert_eq!(sets(&lab, "snapshot", "northeurope").await, BTreeSet::from([there]));

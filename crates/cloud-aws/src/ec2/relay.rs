@@ -211,7 +211,11 @@ impl Relay for AwsSite {
     async fn commit(&self, copy: &ImageCopy, request: &CopyRequest, role: Role) -> Result<ImageId> {
         let clients = self.clients().await?;
         let image = image::show(clients, copy.image.as_str()).await?;
-        options::have_key(&snapshots(clients, &image).await?.unwrap_or_default(), &request.options)?;
+        if request.options.encryption.is_some() {
+            let unseen = || Error::new(Kind::NotYetVisible, format!("cannot see the snapshots of image {}", image.id));
+            let held = snapshots(clients, &image).await?.ok_or_else(unseen)?;
+            options::have_key(&held, &request.options)?;
+        }
         snapshot::tag(clients, image.snapshots.clone(), &image::role_tag(role)).await?;
         options::apply(clients, &image.id, &image.snapshots, &request.options).await?;
         crash::point("aws.image-copy.commit");

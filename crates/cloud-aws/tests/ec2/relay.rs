@@ -184,6 +184,10 @@ async fn keys_are_checked_beforehand_and_options_are_carried_over() {
     let copy = relay(&to).copy(&asked).await.unwrap();
     whole(&to, &copy).await;
     assert_eq!(calls(&sim, "ModifyImageAttribute").len(), 0, "nobody sees it before it is committed");
+    let mut other = asked.clone();
+    other.options.encryption = key(FROM);
+    assert_eq!(relay(&to).commit(&copy, &other, Role::Replica).await.unwrap_err().kind(), Kind::Invalid);
+    assert_eq!(calls(&sim, "ModifyImageAttribute").len(), 0, "it has another key");
     relay(&to).commit(&copy, &asked, Role::Replica).await.unwrap();
     let made = state(&sim);
     let made = |kind: &str| {

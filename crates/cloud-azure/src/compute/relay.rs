@@ -40,6 +40,20 @@ impl AzureSite {
         Ok(self.client()?.at(group, location))
     }
 
+    /// Refuses a copy that was begun by a configuration that was changed since, before any of it is a replica.
+    async fn have_key(&self, copy: &ImageCopy, request: &CopyRequest) -> Result<()> {
+        if request.options.encryption.is_none() {
+            return Ok(());
+        }
+        for place in 0..request.point.disks.len() {
+            let half = target::snapshot(copy.image.as_str(), place);
+            let gone = || Error::new(Kind::NotFound, format!("cannot find snapshot {half} of copy {}", copy.image));
+            let made = self.client()?.find(What::Snapshot, &half).await?.ok_or_else(gone)?;
+            request.options.encrypted_by(&format!("snapshot {half}"), encryption::set_of(&made))?;
+        }
+        Ok(())
+    }
+
     fn standing(&self) -> Peer {
         let config = &self.config;
         Peer {
@@ -119,14 +133,10 @@ impl Relay for AzureSite {
     async fn commit(&self, copy: &ImageCopy, request: &CopyRequest, role: Role) -> Result<ImageId> {
         let client = self.client()?;
         fits(&request.options, self)?;
+        self.have_key(copy, request).await?;
         // the boot disk's comes last: it is the commit
         for (place, disk) in request.point.disks.iter().enumerate().rev() {
             let half = target::snapshot(copy.image.as_str(), place);
-            if request.options.encryption.is_some()
-                && let Some(made) = client.find(What::Snapshot, &half).await?
-            {
-                request.options.encrypted_by(&format!("snapshot {half}"), encryption::set_of(&made))?;
-            }
             let tags = target::tags(place, &disk.name, request, role)?;
             client.tag(What::Snapshot, &half, &tags).await?;
         }

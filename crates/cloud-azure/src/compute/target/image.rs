@@ -85,9 +85,16 @@ pub(super) async fn register(
     // registered by a call whose answer was lost
     let same = |known: &Shown| known.tags.iter().filter(|(key, _)| *key != record::BASE).eq(&committed);
     if !known.as_ref().is_some_and(same) {
+        let mut all = Vec::new();
+        for disk in disks {
+            let found = written(client, disk).await.map_err(|error| error.within(operation()))?;
+            // by a configuration that was changed since
+            options.encrypted_by(&format!("disk {}", disk.id), encryption::set_of(&found))?;
+            all.push(found);
+        }
         let mut bases = Vec::new();
-        for (place, disk) in disks.iter().enumerate() {
-            let frozen = freeze(site, disk, &snapshot(&name, place), point, (options, token)).await;
+        for (place, (disk, held)) in disks.iter().zip(&all).enumerate() {
+            let frozen = freeze(site, &disk.name, held, &snapshot(&name, place), point, token).await;
             bases.push(frozen.map_err(|error| error.within(operation()))?);
         }
         let mut bases = bases.into_iter();
@@ -140,32 +147,36 @@ fn sealed(options: &ImageOptions, point: &RestorePoint, role: Role, token: &Toke
     Ok(tags)
 }
 
+/// A managed disk that was written to its end.
+async fn written(client: &Client, disk: &ImageDisk) -> Result<Shown> {
+    let operation = || format!("cannot use disk {}", disk.name);
+    let found = client.find(What::Disk, &disk.id).await?;
+    let found = found
+        .ok_or_else(|| Error::new(Kind::NotFound, operation()).because(format!("disk {} does not exist", disk.id)))?;
+    match found.tags.get(marks::PART).map(String::as_str) {
+        Some(WRITTEN) => Ok(found),
+        _ => Err(Error::new(Kind::Invalid, operation()).because("it was not written to its end")),
+    }
+}
+
 /// Makes the snapshot of a disk that was written. Answers the tag that names the disk's base, if it has one.
 async fn freeze(
     site: &AzureSite,
-    disk: &ImageDisk,
+    disk: &DiskName,
+    written: &Shown,
     name: &str,
     point: &RestorePoint,
-    (options, token): (&ImageOptions, &Token),
+    token: &Token,
 ) -> Result<Option<(String, String)>> {
     let client = site.client()?;
-    let operation = || format!("cannot use disk {}", disk.name);
-    let written = client.find(What::Disk, &disk.id).await?;
-    let written = written
-        .ok_or_else(|| Error::new(Kind::NotFound, operation()).because(format!("disk {} does not exist", disk.id)))?;
-    if written.tags.get(marks::PART).map(String::as_str) != Some(WRITTEN) {
-        return Err(Error::new(Kind::Invalid, operation()).because("it was not written to its end"));
-    }
-    // by a configuration that was changed since
-    options.encrypted_by(&format!("disk {}", disk.id), encryption::set_of(&written))?;
     // an earlier attempt's, of a disk that was written anew since
     client.delete(What::Snapshot, name).await?;
-    let tags = marks::tags(token, Role::Scratch, &[(marks::PART, "image"), (marks::DISK, disk.name.as_str())]);
+    let tags = marks::tags(token, Role::Scratch, &[(marks::PART, "image"), (marks::DISK, disk.as_str())]);
     let body = json!({
         "location": site.config.location, "tags": tags,
         "properties": {
             "incremental": true, "hyperVGeneration": generation(&point.machine.firmware),
-            "encryption": encryption::of(&written),
+            "encryption": encryption::of(written),
             "creationData": { "createOption": "Copy", "sourceResourceId": written.id },
         },
     });
