@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cloud::{Cloud, RetryOptions, Retrying};
 use cloud_aws::ec2::{AwsConfig, AwsSite, Endpoints, Restore};
-use disk::{DiskRead, DiskWrite, Silent, Written, transfer};
+use disk::{Discard, DiskRead, DiskWrite, Silent, transfer};
 use jiff::Timestamp;
 use model::{
     Clock, DiskName, DiskRoot, Extent, ExtentList, ImageId, ImageOptions, OwnerId, PointDisk, Result, Role, RunId,
@@ -48,33 +48,6 @@ impl DiskRead for Somewhere {
 
     fn describe(&self) -> String {
         "a disk".to_owned()
-    }
-}
-
-/// Takes everything and keeps nothing.
-struct Nowhere(u64, u64);
-
-#[async_trait]
-impl DiskWrite for Nowhere {
-    fn size(&self) -> u64 {
-        self.0
-    }
-
-    async fn write(&mut self, _offset: u64, data: Bytes) -> Result<()> {
-        self.1 += data.len() as u64;
-        Ok(())
-    }
-
-    async fn zero(&mut self, _offset: u64, _len: u64) -> Result<()> {
-        Ok(())
-    }
-
-    fn may_have_leaves(&self) -> bool {
-        false
-    }
-
-    async fn finish(self: Box<Self>) -> Result<Written> {
-        Ok(Written { root: DiskRoot([0; 32]), received: self.1, fresh: 0, stored: 0 })
     }
 }
 
@@ -189,7 +162,7 @@ async fn main() {
     let image = register(&site, disk, size, root).await;
     let reader = site.target().unwrap().open_image(&image, &name()).await.unwrap();
     let began = Instant::now();
-    let to: Vec<Box<dyn DiskWrite>> = vec![Box::new(Nowhere(size, 0))];
+    let to: Vec<Box<dyn DiskWrite>> = vec![Box::new(Discard::new(size))];
     let read = transfer(&*reader, to, &Silent).await.unwrap().remove(0).unwrap();
     assert_eq!(read.received, size);
     figures.print("read", "GetSnapshotBlock", began);

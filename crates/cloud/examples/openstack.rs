@@ -9,42 +9,13 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use async_trait::async_trait;
-use bytes::Bytes;
 use cloud::openstack::{CloudRef, OpenStackConfig, OpenStackSite, Restore};
 use cloud::{Cloud, Target};
-use disk::{DiskWrite, Format, Silent, Written, open_file, transfer};
+use disk::{Discard, DiskWrite, Format, Silent, open_file, transfer};
 use model::{
-    Arch, Consistency, DiskBus, DiskName, DiskRoot, DiskSpec, Firmware, ImageId, MachineSpec, OwnerId, PointDisk,
-    RestorePoint, Result, Role, RunId, ServerName, SiteName, Tags, Token,
+    Arch, Consistency, DiskBus, DiskName, DiskSpec, Firmware, ImageId, MachineSpec, OwnerId, PointDisk, RestorePoint,
+    Role, RunId, ServerName, SiteName, Tags, Token,
 };
-
-/// Takes everything and keeps nothing.
-struct Nowhere(u64, u64);
-
-#[async_trait]
-impl DiskWrite for Nowhere {
-    fn size(&self) -> u64 {
-        self.0
-    }
-
-    async fn write(&mut self, _offset: u64, data: Bytes) -> Result<()> {
-        self.1 += data.len() as u64;
-        Ok(())
-    }
-
-    async fn zero(&mut self, _offset: u64, _len: u64) -> Result<()> {
-        Ok(())
-    }
-
-    fn may_have_leaves(&self) -> bool {
-        false
-    }
-
-    async fn finish(self: Box<Self>) -> Result<Written> {
-        Ok(Written { root: DiskRoot([0; 32]), received: self.1, fresh: 0, stored: 0 })
-    }
-}
 
 fn token(step: &str) -> Token {
     Token {
@@ -121,7 +92,7 @@ async fn main() {
     let up_memory = peak_mib();
     let began = Instant::now();
     let reader = site.open_image(&image, &DiskName::new("vda").unwrap()).await.unwrap();
-    let nowhere: Vec<Box<dyn DiskWrite>> = vec![Box::new(Nowhere(size, 0))];
+    let nowhere: Vec<Box<dyn DiskWrite>> = vec![Box::new(Discard::new(size))];
     let taken = transfer(reader.as_ref(), nowhere, &Silent).await.unwrap().remove(0).unwrap().received;
     let down = speed(size, began);
     assert!(taken <= size && taken > 0);

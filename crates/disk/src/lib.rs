@@ -2,6 +2,7 @@
 //!
 //! Owns everything that is true of bytes wherever they lie. Must not know vaults, clouds, servers or policies.
 
+mod discard;
 pub mod file;
 mod inspect;
 mod nbd;
@@ -13,6 +14,7 @@ mod transfer;
 mod waist;
 mod zero;
 
+pub use discard::Discard;
 pub use file::{
     Base, Format, OpenOptions, check_written, create_file, create_recorded, create_scratch, detect, leaves_path,
     open_file, open_file_with,

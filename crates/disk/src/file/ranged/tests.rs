@@ -1,7 +1,7 @@
 //! In which order a file that lies elsewhere is asked for.
 
 use super::*;
-use crate::{DiskWrite, LEAF, RootBuilder, Silent, Written, create_file, leaf, transfer};
+use crate::{Discard, Silent, create_file, transfer};
 
 /// A file in memory that notes where it was read.
 struct Noted {
@@ -27,35 +27,6 @@ impl Ranged for Noted {
     }
 }
 
-/// Takes the root of what arrives.
-struct Rooted(u64, RootBuilder);
-
-#[async_trait]
-impl DiskWrite for Rooted {
-    fn size(&self) -> u64 {
-        self.0
-    }
-
-    async fn write(&mut self, offset: u64, data: Bytes) -> Result<()> {
-        for (index, bytes) in (offset / LEAF..).zip(data.chunks(LEAF as usize)) {
-            self.1.push(index, leaf(bytes));
-        }
-        Ok(())
-    }
-
-    async fn zero(&mut self, _offset: u64, _len: u64) -> Result<()> {
-        Ok(())
-    }
-
-    fn may_have_leaves(&self) -> bool {
-        false
-    }
-
-    async fn finish(self: Box<Self>) -> Result<Written> {
-        Ok(Written { root: self.1.finish(), received: 0, fresh: 0, stored: 0 })
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transfer_asks_for_a_file_once_and_in_its_order() {
     // many more chunks than segments are kept
@@ -72,7 +43,7 @@ async fn a_transfer_asks_for_a_file_once_and_in_its_order() {
         let reader = open_ranged(file.clone(), format).await.unwrap();
         // the tables, which lie behind the data
         let opened = file.reads.lock().unwrap().len();
-        let taken = transfer(&*reader, vec![Box::new(Rooted(size, RootBuilder::new(size)))], &Silent).await.unwrap();
+        let taken = transfer(&*reader, vec![Box::new(Discard::with_root(size))], &Silent).await.unwrap();
         assert_eq!(taken.into_iter().next().unwrap().unwrap().root, written.root);
         let reads = file.reads.lock().unwrap().clone();
         let asked = &reads[opened..];
