@@ -255,8 +255,9 @@ fn images_that_reach_outside_are_refused() {
 struct Loop(PathBuf);
 
 impl Loop {
-    fn over(file: &Path) -> Option<Self> {
-        let output = Command::new("losetup").args(["-f", "--show"]).arg(file).output().ok()?;
+    fn over(file: &Path, sector: u32) -> Option<Self> {
+        let arguments = ["-f", "--show", "-b", &sector.to_string()];
+        let output = Command::new("losetup").args(arguments).arg(file).output().ok()?;
         let path = String::from_utf8(output.stdout).ok()?;
         output.status.success().then(|| Self(path.trim().into()))
     }
@@ -270,11 +271,17 @@ impl Drop for Loop {
 
 #[test]
 fn a_block_device_is_overwritten_holes_included() {
+    for sector in [512, 4096] {
+        device_of(sector);
+    }
+}
+
+fn device_of(sector: u32) {
     let folder = tempfile::tempdir().expect("folder");
     let raw = sample(folder.path());
     let old = folder.path().join("device");
     std::fs::write(&old, vec![0xff; 24 << 20]).expect("old content");
-    let Some(device) = Loop::over(&old) else {
+    let Some(device) = Loop::over(&old, sector) else {
         println!("SKIPPED: no loop device can be had here (it takes root)");
         return;
     };
@@ -291,6 +298,8 @@ fn a_block_device_is_overwritten_holes_included() {
             made.read_at(0, size as usize).await.expect("read"),
             reader.read_at(0, size as usize).await.expect("read"),
         );
+        let behind = made.read_at(size, (24 << 20) - size as usize).await.expect("read");
+        assert!(behind.iter().all(|byte| *byte == 0xff), "what lies behind the disk is not its own");
         assert_eq!(written.root, copy(reader.as_ref(), &[(&folder.path().join("c.raw"), Format::Raw)]).await);
         // what never arrives is zero too
         let mut writer = create_file(&device.0, Format::Raw, 24 << 20, None).await.expect("device");

@@ -1,7 +1,6 @@
 //! The workspace tests: one binary, so that it links once.
 mod architecture;
 mod azure;
-mod device;
 mod formats;
 mod increments;
 mod inspect;
