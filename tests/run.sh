@@ -73,7 +73,7 @@ openstack() {
   local tests=(cargo test --locked --workspace --test it) more=()
   [ -z "$slow" ] || more=(--include-ignored)
   "${tests[@]}" --no-run || return 1
-  OSLAB_NO_INSTALL=${no_install:-} REPLICATE_SWEEP=${REPLICATE_SWEEP:-${slow:+wide}} tests/openstack/with.sh 3 \
+  OSLAB_NO_INSTALL=${no_install:-} tests/openstack/with.sh 3 \
     "${tests[@]}" -- openstack:: "${more[@]}" --test-threads "${REPLICATE_TEST_THREADS:-3}" --show-output
 }
 proofs() {

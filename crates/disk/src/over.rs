@@ -15,14 +15,14 @@ const READS: usize = 8;
 /// Gives `writer` the bytes of `base` wherever nothing arrives. What arrives is not compared with the base, so only
 /// what does not arrive is read from it.
 pub fn over(base: Box<dyn DiskRead>, writer: Box<dyn DiskWrite>) -> Box<dyn DiskWrite> {
-    Box::new(Over { base, writer, told: 0, cursor: 0, received: 0 })
+    Box::new(Over { base, writer, is_told: false, cursor: 0, received: 0 })
 }
 
 struct Over {
     base: Box<dyn DiskRead>,
     writer: Box<dyn DiskWrite>,
-    /// What the base has up to here was told to the writer.
-    told: u64,
+    /// The writer was told what the base has.
+    is_told: bool,
     /// Everything before it was given to the writer.
     cursor: u64,
     received: u64,
@@ -114,7 +114,7 @@ impl DiskWrite for Over {
     async fn announce(&mut self, extents: &ExtentList) -> Result<()> {
         self.writer.announce(extents).await?;
         // what the base has comes as well, but for what this covers, which is counted twice
-        let mut told = std::mem::replace(&mut self.told, self.base.size());
+        let mut told = if std::mem::replace(&mut self.is_told, true) { self.base.size() } else { 0 };
         while told < self.base.size() {
             let list = self.base.extents(told).await?;
             let Some(listed) = list.as_slice().last().map(Extent::end).filter(|end| *end > told) else { break };

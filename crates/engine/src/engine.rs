@@ -184,7 +184,7 @@ impl Engine {
     }
 
     /// All servers of one site or of every site, with the policies that cover them. Sites that cannot be asked are
-    /// told beside the others' answers.
+    /// told beside the others' answers; one that is alone fails.
     pub async fn servers(&self, site: Option<&SiteName>) -> Result<(Vec<ServerReport>, Vec<Problem>)> {
         if let Some(site) = site {
             self.site(site)?;
@@ -193,8 +193,7 @@ impl Engine {
         let (mut found, mut problems) = (Vec::new(), Vec::new());
         let asked = self.sites.iter().filter(|(name, _)| site.is_none_or(|wanted| wanted == *name));
         let asked: Vec<_> = asked.filter_map(|(name, cloud)| Some((name, cloud.source()?))).collect();
-        for (name, source) in &asked {
-            let name = *name;
+        for &(name, source) in &asked {
             match source.servers().await {
                 Ok(servers) => found.extend(servers.into_iter().map(|server| {
                     let covered =

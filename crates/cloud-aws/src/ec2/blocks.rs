@@ -14,7 +14,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{Bytes, BytesMut};
 use cloud::Flight;
-use disk::DiskRead;
+use disk::{Buffer, DiskRead};
 use futures::{StreamExt, TryStreamExt, stream};
 use model::{Error, Extent, ExtentList, Kind, Result};
 
@@ -283,8 +283,11 @@ impl DiskRead for BlockReader {
         if let [only] = pieces.as_slice() {
             return Ok(only.clone());
         }
-        let mut all = BytesMut::with_capacity(len);
-        pieces.iter().for_each(|piece| all.extend_from_slice(piece));
+        let (mut all, mut at) = (Buffer::take(len), 0);
+        for piece in &pieces {
+            all.as_mut()[at..at + piece.len()].copy_from_slice(piece);
+            at += piece.len();
+        }
         Ok(all.freeze())
     }
 

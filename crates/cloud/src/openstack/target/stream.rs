@@ -52,7 +52,7 @@ struct Sending {
 
 impl StreamWriter {
     pub(super) fn new(upload: Upload, size: u64, layout: Option<Qcow2Stream>) -> Self {
-        let len = layout.as_ref().map_or(size, Qcow2Stream::len);
+        let len = layout.as_ref().map_or(size, Qcow2Stream::bytes);
         let sums = Sums { root: RootBuilder::new(size), sha512: digest::Context::new(&digest::SHA512) };
         let zeroes = vec![0; PIECE as usize].into();
         Self { upload, size, len, layout, cursor: 0, received: 0, sums: Some(sums), zeroes, sending: None }

@@ -55,13 +55,8 @@ impl Qcow2Stream {
     }
 
     /// Bytes of the file.
-    pub fn len(&self) -> u64 {
+    pub fn bytes(&self) -> u64 {
         self.tail.end * CLUSTER
-    }
-
-    /// Whether it has no bytes, which cannot be.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// What the file begins with.
@@ -109,7 +104,7 @@ mod tests {
             plan.add(&[*extent].into_iter().collect());
         }
         let mut stream = Qcow2Stream::new(&plan);
-        let len = stream.len();
+        let len = stream.bytes();
         let mut file = stream.head().to_vec();
         for extent in data {
             file.extend(stream.place(extent.offset, extent.len).unwrap().into_iter().flatten());
