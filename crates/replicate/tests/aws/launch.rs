@@ -11,11 +11,9 @@ const RESTORE: [&str; 8] = ["restore", "web-1", "--from", "aws", "--to", "aws", 
 
 /// The number of the first crash point of a name that the restore passes: of a calm one, whose server goes again.
 fn number_of(sim: &CloudSim, world: &World, name: &str) -> usize {
-    let log = world.path("points.log");
-    let output = world.command(&RESTORE).env("REPLICATE_CRASH_LOG", &log).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let points = world.points(&RESTORE);
     assert_eq!(instances(sim).len(), 1);
-    1 + world.read("points.log").lines().position(|line| line.contains(name)).expect(name)
+    1 + points.iter().position(|point| point == name).expect(name)
 }
 
 fn instances(sim: &CloudSim) -> Vec<String> {

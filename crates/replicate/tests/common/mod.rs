@@ -155,6 +155,16 @@ replica-grace = "0s"
         died
     }
 
+    /// The names of the points that a command passes, which must come to a good end.
+    pub fn points(&self, arguments: &[&str]) -> Vec<String> {
+        let log = self.path("points.log");
+        let output = self.command(arguments).env("REPLICATE_CRASH_LOG", &log).output().expect("replicate");
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        let text = std::fs::read_to_string(&log).expect("points");
+        std::fs::remove_file(log).expect("points");
+        text.lines().filter_map(|line| Some(line.split_once(' ')?.1.to_owned())).collect()
+    }
+
     /// The report of a command with `--json`.
     pub fn json(&self, arguments: &[&str]) -> serde_json::Value {
         let mut all = vec!["--json"];
