@@ -39,6 +39,18 @@ def raw(ebs, snapshot, path, size):
     return path
 
 
+def script(ssm, instance, text):
+    """What a script says that Run Command runs in the guest."""
+    run = {"commands": [text], "executionTimeout": ["120"]}
+    sent = ssm.send_command(InstanceIds=[instance], DocumentName="AWS-RunShellScript", Parameters=run)["Command"]["CommandId"]
+    limit = time.monotonic() + 300
+    while (done := ssm.get_command_invocation(CommandId=sent, InstanceId=instance))["Status"] in ("Pending", "InProgress"):
+        assert time.monotonic() < limit, done
+        time.sleep(0.2)
+    assert done["Status"] == "Success", done
+    return done["StandardOutputContent"]
+
+
 def seq(disk, path, work, partition=None):
     """A number that the guest wrote, read from its file system after the journal was replayed."""
     part = os.path.join(work, "part")
@@ -74,6 +86,12 @@ def main():
             assert one - two in (0, 1), f"no instant: {one} and {two}"
             print(f"captured while it writes: order {one} on the first disk, {two} on the second", flush=True)
         assert one > 0, "nothing was written"
+        ssm = sim.client("ssm")
+        thaw = "sleep 6; echo thawed > /run/thawed; fsfreeze --unfreeze /"
+        script(ssm, server, f"setsid sh -c '{thaw}' < /dev/null > /dev/null 2>&1 & fsfreeze --freeze /")
+        # an answer that came earlier would have come from a frozen root file system
+        assert script(ssm, server, "cat /run/thawed") == "thawed\n"
+        print("scripts run in the guest, and are not answered while its root is frozen", flush=True)
         image = ec2.register_image(
             Name="captured", RootDeviceName="/dev/xvda", Architecture="x86_64", VirtualizationType="hvm", EnaSupport=True,
             BootMode="uefi", BlockDeviceMappings=[{"DeviceName": "/dev/xvda", "Ebs": {"SnapshotId": made[0]["SnapshotId"]}}],

@@ -372,6 +372,40 @@ def rights(sim):
     assert {it["action"] for it in needs} == {"ebs:StartSnapshot", "ec2:CreateTags"}, needs
 
 
+def commands(sim):
+    """Run Command: who has no agent is not sent to, what was just sent is not found, and unknown things are refused."""
+    ssm, ec2 = sim.client("ssm"), sim.client("ec2")
+    server = sim.server(sim.image([0]))["instance"]
+    run = {"InstanceIds": [server], "DocumentName": "AWS-RunShellScript", "Parameters": {"commands": ["true"]}}
+    assert ssm.describe_instance_information()["InstanceInformationList"] == []
+    refused("InvalidInstanceId", ssm.send_command, **run)
+    sim.control("PUT", "agents", {"instance": server, "code": 3, "stderr": "no\n", "platform": "Windows"})
+    assert [it["PlatformType"] for it in ssm.describe_instance_information()["InstanceInformationList"]] == ["Windows"]
+    sim.settings(weather={"command_seconds": 100})
+    sent = ssm.send_command(**run)["Command"]
+    assert sent["Status"] == "Pending", sent
+    which = {"CommandId": sent["CommandId"], "InstanceId": server}
+    refused("InvocationDoesNotExist", ssm.get_command_invocation, **which)
+    sim.advance(101)
+    limit = time.monotonic() + 60
+    while (done := ssm.get_command_invocation(**which))["Status"] in ("Pending", "InProgress"):
+        assert time.monotonic() < limit, done
+    assert (done["Status"], done["ResponseCode"], done["StandardErrorContent"]) == ("Failed", 3, "no\n"), done
+    refused("InvocationDoesNotExist", ssm.get_command_invocation, **{**which, "InstanceId": "i-00000000000000000"})
+    refused("ValidationException", ssm.send_command, **run, MaxErrors="1")
+    refused("InvalidDocument", ssm.send_command, **{**run, "DocumentName": "AWS-Other"})
+    refused("UnrecognizedClientException", sim.client("ssm", credentials={"AccessKeyId": "AKIANOBODY", "SecretAccessKey": "x" * 40}).describe_instance_information)
+    refused("InvalidSignatureException", sim.client("ssm", secret="x" * 40).describe_instance_information)
+    sim.rule("SendCommand", "status", status=400, code="ThrottlingException", times=1)
+    refused("ThrottlingException", ssm.send_command, **run)
+    deny = {"Effect": "Deny", "Action": "ssm:SendCommand", "Resource": "arn:aws:ssm:*::document/*"}
+    sim.control("PUT", "policies?principal=*", {"Statement": [deny]})
+    refused("AccessDeniedException", ssm.send_command, **run)
+    sim.control("DELETE", "policies?principal=*")
+    ec2.stop_instances(InstanceIds=[server])
+    refused("InvalidInstanceId", ssm.send_command, **run)
+
+
 def restart(sim):
     """kill -9 at any time loses nothing that was answered."""
     ec2, ebs = sim.client("ec2"), sim.client("ebs")
@@ -388,7 +422,7 @@ def restart(sim):
     assert open_snapshot(ebs, ClientToken="half") == half
 
 
-FACTS = [signatures, invisible, pending, late_tags, tokens, pages, blocks, changed, not_zero, in_use, copies, launches, throttles, rights, restart]
+FACTS = [signatures, invisible, pending, late_tags, tokens, pages, blocks, changed, not_zero, in_use, copies, launches, throttles, rights, commands, restart]
 UGLY = {signatures, invisible, pending}
 
 

@@ -98,6 +98,12 @@ def jsn(shape, value, path, found):
             return
         for index, inner in enumerate(value):
             jsn(shape.member, inner, f"{path}[{index}]", found)
+    elif kind == "map":
+        if not isinstance(value, dict):
+            found.append(f"{path}: is no map")
+            return
+        for name, inner in value.items():
+            jsn(shape.value, inner, f"{path}/{name}", found)
     elif kind in ("integer", "long"):
         if not isinstance(value, int) or isinstance(value, bool):
             found.append(f"{path}: {value!r} is no {kind}")
@@ -132,6 +138,9 @@ def answer(service, operation, status, headers, body, found):
                     found.append(f"{operation}: the header {header} is missing")
                 else:
                     scalar(member, lower[header], f"{operation}/{header}", found)
+        return
+    if protocol == "json":
+        jsn(shape, json.loads(body), operation, found)
         return
     root = ElementTree.fromstring(body)
     if local(root.tag) != f"{operation}Response":
@@ -185,6 +194,9 @@ def request(line, found):
     shape = model(service).operation_model(operation).input_shape
     if service == "ebs":
         direct(line, operation, shape, found)
+        return
+    if service == "ssm":
+        jsn(shape, line["body"], f"request {operation}", found)
         return
     patterns = query_names(shape) if shape else []
     params = {name: value for name, value in line["params"].items() if name not in ("Action", "Version")}

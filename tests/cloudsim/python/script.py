@@ -150,6 +150,21 @@ def launch(ec2, image):
     ec2.deregister_image(ImageId=made, DeleteAssociatedSnapshots=True)
 
 
+def command(sim, instance):
+    """A script in an instance, by Run Command."""
+    ssm = sim.client("ssm")
+    sim.control("PUT", "agents", {"instance": instance, "stdout": "hello\n"})
+    shown = ssm.describe_instance_information(Filters=[{"Key": "InstanceIds", "Values": [instance]}])
+    assert [it["PingStatus"] for it in shown["InstanceInformationList"]] == ["Online"], shown
+    sent = ssm.send_command(
+        InstanceIds=[instance], DocumentName="AWS-RunShellScript", TimeoutSeconds=30, Comment="replicate",
+        Parameters={"commands": ["echo hello"], "executionTimeout": ["60"]},
+    )["Command"]
+    ssm.get_waiter("command_executed").wait(CommandId=sent["CommandId"], InstanceId=instance)
+    done = ssm.get_command_invocation(CommandId=sent["CommandId"], InstanceId=instance)
+    assert (done["ResponseCode"], done["StandardOutputContent"]) == (0, "hello\n"), done
+
+
 def main():
     judge = Judge()
     with Sim("--calm", "--no-qemu") as sim:
@@ -162,6 +177,7 @@ def main():
         sim.client = watched
         ec2, ebs = sim.client("ec2"), sim.client("ebs")
         made, first, read = capture(sim, ec2, ebs)
+        command(sim, made["instance"])
         image, full, child = replicate(sim, ec2, ebs, read)
         guard(sim, judge, ec2, image, child)
         launch(ec2, image)

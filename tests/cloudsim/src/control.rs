@@ -30,6 +30,7 @@ pub(crate) fn call(sim: &Sim, request: &Request) -> Response {
         ("DELETE", "policies") => drop_policy(sim, request),
         ("PUT", "credentials") => crate::azure::assertion::register(sim, request),
         ("PUT", "roles") => crate::azure::rights::assign(sim, request),
+        ("PUT", "agents") => crate::ssm::script(sim, request),
         ("POST", "servers") => servers::add(sim, request),
         ("POST", "templates") => add_template(sim, request),
         ("GET", "state") => Ok(neutral::state(sim)),

@@ -16,7 +16,10 @@ pub fn greeting(sim: &Sim, address: SocketAddr) -> Value {
         let mut regions = Map::new();
         for name in world.accounts.values().flat_map(|account| &account.regions) {
             let at = |service: &str| format!("http://{address}/aws/{name}/{service}");
-            regions.insert(name.clone(), json!({ "ec2": at("ec2"), "ebs": at("ebs"), "sts": at("sts") }));
+            regions.insert(
+                name.clone(),
+                json!({ "ec2": at("ec2"), "ebs": at("ebs"), "sts": at("sts"), "ssm": at("ssm") }),
+            );
         }
         let mut accounts = Vec::new();
         for (id, account) in &world.accounts {

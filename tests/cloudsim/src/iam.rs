@@ -105,6 +105,19 @@ pub(crate) fn direct(caller: &Caller, operation: &Operation, body: &[u8]) -> Vec
     needs
 }
 
+/// What a call of Systems Manager needs. Sending is about the document and every instance, the rest about nothing.
+pub(crate) fn ssm(caller: &Caller, action: &str, body: &Value) -> Vec<Need> {
+    let name = format!("ssm:{action}");
+    if action != "SendCommand" {
+        return vec![(name, "*".to_owned())];
+    }
+    let document = body["DocumentName"].as_str().unwrap_or("*");
+    let mut needs = vec![(name.clone(), format!("arn:aws:ssm:{}::document/{document}", caller.region))];
+    let instances = body["InstanceIds"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    needs.extend(instances.map(|id| (name.clone(), arn(caller, "instance", id))));
+    needs
+}
+
 /// What a call of STS needs.
 pub(crate) fn sts(action: &str, params: &Params) -> Vec<Need> {
     if action == "GetCallerIdentity" {
@@ -139,10 +152,11 @@ pub(crate) fn permit(world: &World, caller: &Caller, needs: &[Need]) -> Answer<(
         );
         let code = match caller.service.as_str() {
             "ec2" => "UnauthorizedOperation",
-            "ebs" => "AccessDeniedException",
+            "ebs" | "ssm" => "AccessDeniedException",
             _ => "AccessDenied",
         };
-        return Err(ApiError::new(403, code, message).reason("DEPENDENCY_ACCESS_DENIED"));
+        let status = if caller.service == "ssm" { 400 } else { 403 };
+        return Err(ApiError::new(status, code, message).reason("DEPENDENCY_ACCESS_DENIED"));
     }
     Ok(())
 }

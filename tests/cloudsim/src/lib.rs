@@ -1,5 +1,5 @@
 //! A simulated cloud with real bytes, for the tests of `replicate` and for anyone who wants to try it without an
-//! account: the EC2 query API, the EBS direct API and STS, and Azure's disks, snapshots and machines, over HTTP, with
+//! account: the EC2 query API, the EBS direct API, STS and Systems Manager's Run Command, and Azure's disks, snapshots and machines, over HTTP, with
 //! signatures checked, block data on disk, machines that boot, a clock that can be moved, and faults by rule.
 //!
 //! It knows nothing of the product, and shares no code with it: what both believed of a cloud would otherwise be
@@ -25,6 +25,7 @@ mod route;
 mod serve;
 mod servers;
 mod sim;
+mod ssm;
 mod store;
 mod sts;
 mod world;

@@ -11,7 +11,7 @@ use cloudsim::{Options, Sim, greeting, serve};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Simulated clouds with real bytes: EC2, EBS direct and STS, and Azure's disks and machines. Prints one JSON line with
+/// Simulated clouds with real bytes: EC2, EBS direct, STS and Systems Manager, and Azure's disks and machines. Prints one JSON line with
 /// its endpoints and test credentials.
 #[derive(Debug, Parser)]
 #[command(name = "cloudsim")]

@@ -17,7 +17,7 @@ use crate::http::{Request, Response};
 use crate::hypervisor::hold;
 use crate::sim::Sim;
 use crate::world::ids;
-use crate::{azure, control, ebs, ec2, iam, limits, sts};
+use crate::{azure, control, ebs, ec2, iam, limits, ssm, sts};
 
 /// What a request is, before anybody has looked at its signature.
 #[derive(Debug, Clone)]
@@ -51,6 +51,7 @@ impl Target {
         let inner = Request { path: path.clone(), ..request.clone() };
         let operation = match service.as_str() {
             "ebs" => Operation::of(&inner).map(|it| it.name().to_owned()),
+            "ssm" => ssm::operation(request),
             _ => form(request).into_iter().find(|(name, _)| name == "Action").map(|(_, value)| value),
         };
         Self { service, endpoint, path, operation: operation.unwrap_or_default() }
@@ -59,6 +60,7 @@ impl Target {
     fn refuse(&self, error: &ApiError, request_id: &str) -> Response {
         match self.service.as_str() {
             "ebs" => ebs::refusal(error),
+            "ssm" => ssm::refusal(error),
             "sts" => sts::refusal(error, request_id),
             _ => ec2::refusal(error, request_id),
         }
@@ -182,6 +184,14 @@ fn call(sim: &Sim, target: &Target, request: &Request, request_id: &str, line: &
         sim.with(|world| iam::permit(world, &caller, &needs))?;
         return ebs::call(sim, &caller, &operation, &inner);
     }
+    if service == "ssm" {
+        let body = ssm::body(request)?;
+        line["body"] = body.clone();
+        let needs = iam::ssm(&caller, &target.operation, &body);
+        line["needs"] = iam::logged(&needs);
+        sim.with(|world| iam::permit(world, &caller, &needs))?;
+        return ssm::call(sim, &caller, &target.operation, &body);
+    }
     let params = Params::new(form(request));
     line["params"] = json!(params.all());
     let name = target.operation.as_str();
@@ -205,7 +215,7 @@ fn in_place(sim: &Sim, target: &Target, caller: Caller) -> Result<Caller, Refusa
     });
     let here =
         target.endpoint.as_ref().is_none_or(|(region, service)| *region == caller.region && *service == caller.service);
-    let served = matches!(caller.service.as_str(), "ec2" | "ebs" | "sts");
+    let served = matches!(caller.service.as_str(), "ec2" | "ebs" | "sts" | "ssm");
     if !known || !here {
         return Err(Refusal::Scope("Credential should be scoped to a valid region.".to_owned()));
     }

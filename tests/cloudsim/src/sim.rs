@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 
@@ -11,6 +11,7 @@ use crate::http::Response;
 use crate::hypervisor::Machines;
 use crate::limit::Limiter;
 use crate::log::Log;
+use crate::ssm::commands::Commands;
 use crate::store::blocks::Blocks;
 use crate::store::maps::Maps;
 use crate::world::World;
@@ -40,6 +41,8 @@ pub struct Sim {
     pub(crate) hits: Log,
     pub(crate) limiter: Limiter,
     pub(crate) machines: Machines,
+    /// What Systems Manager was told to run. They end with their machines, and so with the simulator.
+    pub(crate) commands: Arc<Commands>,
     /// The last answer to every question, for stale reads.
     pub(crate) earlier: Mutex<HashMap<String, Response>>,
 }
@@ -72,6 +75,7 @@ impl Sim {
             blocks,
             maps,
             limiter: Limiter::default(),
+            commands: Arc::default(),
             earlier: Mutex::new(HashMap::new()),
         };
         crate::hypervisor::hold::restart(&sim);

@@ -28,6 +28,8 @@ pub(crate) fn say(service: &str, refusal: &Refusal) -> ApiError {
     match service {
         "ec2" => ec2(refusal),
         "ebs" => ebs(refusal),
+        // the same words, in a protocol that has one status for all of them
+        "ssm" => ApiError { status: 400, ..ebs(refusal) },
         _ => sts(refusal),
     }
 }

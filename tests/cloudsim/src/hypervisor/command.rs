@@ -7,6 +7,7 @@ use serde_json::json;
 /// Names in a machine's folder.
 pub(super) const CONSOLE: &str = "console.log";
 pub(super) const MONITOR: &str = "qmp.sock";
+pub(super) const AGENT: &str = "agent.sock";
 const VARIABLES: &str = "vars.fd";
 
 /// Ports for disks that are attached while the machine runs.
@@ -86,6 +87,12 @@ pub(super) fn arguments(machine: &Machine, folder: &Path) -> std::io::Result<Vec
     };
     if machine.device == Device::Scsi {
         pair("-device", "virtio-scsi-pci,id=scsi".to_owned());
+    }
+    if machine.device == Device::Nvme {
+        // through it the guest's agent plays the part of Systems Manager's
+        pair("-chardev", format!("socket,id=agent,path={AGENT},server=on,wait=off"));
+        pair("-device", "virtio-serial-pci".to_owned());
+        pair("-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0".to_owned());
     }
     for (index, (volume, file)) in machine.disks.iter().enumerate() {
         pair("-blockdev", backend(volume, file).to_string());

@@ -2,6 +2,7 @@
 //! simulator: a watcher ends each of them when the simulator is gone, however it went, and the simulator boots them
 //! again when it comes back, as after a power cut.
 
+pub(crate) mod agent;
 mod command;
 pub(crate) mod hold;
 mod qmp;
@@ -65,7 +66,9 @@ impl Machines {
         let folder = self.folder(&machine.id);
         std::fs::create_dir_all(&folder)?;
         let arguments = command::arguments(machine, &folder)?;
-        let _ = std::fs::remove_file(folder.join(command::MONITOR));
+        for socket in [command::MONITOR, command::AGENT] {
+            let _ = std::fs::remove_file(folder.join(socket));
+        }
         let errors = std::fs::File::create(folder.join("qemu.log"))?;
         let mut child = Command::new("sh")
             .args(["-c", WATCHER, "sh", command::program(&machine.architecture)])
@@ -91,6 +94,11 @@ impl Machines {
 
     pub(crate) fn get(&self, id: &str) -> Option<Arc<Running>> {
         locked(&self.running).get(id).cloned()
+    }
+
+    /// The channel to the agent of a machine that runs.
+    pub(crate) fn agent(&self, id: &str) -> Option<PathBuf> {
+        self.is_running(id).then(|| self.folder(id).join(command::AGENT))
     }
 
     pub(crate) fn is_running(&self, id: &str) -> bool {

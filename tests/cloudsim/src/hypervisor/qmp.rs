@@ -68,7 +68,7 @@ impl Qmp {
 }
 
 /// A socket's path is limited to 107 bytes: it is reached through the folder's descriptor where it is longer.
-fn short_connect(socket: &Path) -> std::io::Result<UnixStream> {
+pub(super) fn short_connect(socket: &Path) -> std::io::Result<UnixStream> {
     if socket.as_os_str().len() < 100 {
         return UnixStream::connect(socket);
     }

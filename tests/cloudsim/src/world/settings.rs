@@ -27,6 +27,8 @@ pub(crate) struct Weather {
     /// Long-running operations of Azure's Resource Manager.
     pub(crate) arm_seconds: f64,
     pub(crate) instance_seconds: f64,
+    /// How long Run Command does not find what was just sent.
+    pub(crate) command_seconds: f64,
     /// Every listing that is paged has empty pages with a NextToken between the full ones.
     pub(crate) empty_pages: bool,
     /// What a block that was never written holds in an encrypted or parented snapshot: anything but zeroes.
@@ -45,6 +47,7 @@ impl Default for Weather {
             volume_seconds: 10.0,
             arm_seconds: 15.0,
             instance_seconds: 20.0,
+            command_seconds: 2.0,
             empty_pages: true,
             unwritten_pattern: 0xa5,
         }
@@ -64,6 +67,7 @@ impl Weather {
             volume_seconds: 0.0,
             arm_seconds: 0.0,
             instance_seconds: 0.0,
+            command_seconds: 0.0,
             empty_pages: false,
             ..Self::default()
         }
