@@ -69,10 +69,11 @@ fn site(sim: &CloudSim, scratch: &std::path::Path) -> Retrying {
         profile: None,
         keys: Some((text(&account["access-key"]), text(&account["secret-key"]).into())),
         role: None,
-        endpoints: Endpoints { ec2: Some(text(&region["ec2"])), ebs: Some(text(&region["ebs"])), sts: None },
+        endpoints: Endpoints { ec2: Some(text(&region["ec2"])), ebs: Some(text(&region["ebs"])), sts: None, ssm: None },
         kms_key: None,
         scratch: scratch.to_owned(),
         restore: Restore::default(),
+        freeze: None,
     };
     Retrying::new(Arc::new(AwsSite::new(config, Arc::new(Now))), RetryOptions::default())
 }

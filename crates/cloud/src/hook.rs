@@ -10,7 +10,7 @@ use tokio::time::timeout;
 const LIMIT: Duration = Duration::from_secs(300);
 
 /// Runs a hook with the server's name in `REPLICATE_SERVER`. Without a command there is nothing to do.
-pub(crate) async fn run(command: &[String], server: &ServerName) -> Result<()> {
+pub async fn run(command: &[String], server: &ServerName) -> Result<()> {
     let Some((program, arguments)) = command.split_first() else { return Ok(()) };
     let operation = || format!("cannot run hook {program} for server {server}");
     let mut process = tokio::process::Command::new(program);

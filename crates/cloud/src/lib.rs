@@ -6,7 +6,7 @@
 mod capabilities;
 pub mod conformance;
 mod flight;
-mod hook;
+pub mod hook;
 mod launch_specs;
 pub mod leaves;
 pub mod memory;

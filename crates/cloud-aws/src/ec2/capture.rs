@@ -1,5 +1,6 @@
 //! Captures: `CreateSnapshots` pins one instant of all volumes in one call, whose tags tell how many snapshots belong
-//! together and which attempt they are of. So a capture is whole or not there, and the same token finds it again.
+//! together and which attempt they are of. So a capture is whole or not there, and the same token finds it again. How
+//! consistent it is has a file of its own (`consistent`).
 //!
 //! A capture that was committed stays as the *base*: the next one is compared with it. It is kept until that one is
 //! committed in its turn.
@@ -12,6 +13,7 @@ use model::{CaptureId, Consistency, Cursor, DiskName, Error, Kind, Result, Role,
 use serde::{Deserialize, Serialize};
 
 use super::config::Clients;
+use super::consistent::{self, Reached};
 use super::error::classify;
 use super::inventory::{self, Seen};
 use super::marks;
@@ -106,18 +108,16 @@ pub(super) async fn capture(clients: &Clients, request: &CaptureRequest) -> Resu
     let tags = request.token.tags(Role::Scratch);
     let seen = inventory::one(clients, &request.server).await?;
     if let Looked::Whole(held) = whole(clients, &tags).await? {
-        return describe(clients, request, &seen, held).await;
+        if let Some(reached) = consistent::again(clients, request, &held).await? {
+            return describe(clients, request, &seen, held, reached).await;
+        }
+        remove(clients, &tags).await?;
     }
     if seen.volumes.is_empty() {
         return Err(Error::new(Kind::Invalid, operation()).because("it has no volume"));
     }
-    let wanted = &request.consistent;
-    if wanted.required && wanted.level > Consistency::Crash {
-        return Err(Error::new(Kind::Invalid, operation())
-            .because(format!("its consistency would be crash, not {}: EC2 freezes no guest", wanted.level))
-            .hint("ask for crash consistency, or do not require more"));
-    }
-    let ids = pin(clients, &seen, tags.clone()).await.map_err(|error| error.within(operation()))?;
+    let pin = async { pin(clients, &seen, tags.clone()).await.map_err(|error| error.within(operation())) };
+    let (ids, reached) = consistent::take(clients, request, &seen, pin).await?;
     if ids.len() != seen.volumes.len() {
         remove(clients, &tags).await?;
         return Err(Error::new(Kind::Transient, operation()).because("a volume came or went meanwhile"));
@@ -126,7 +126,10 @@ pub(super) async fn capture(clients: &Clients, request: &CaptureRequest) -> Resu
     loop {
         let found = whole(clients, &tags).await;
         match bound.bear(found).await? {
-            Some(Looked::Whole(held)) => return describe(clients, request, &seen, held).await,
+            Some(Looked::Whole(held)) => {
+                note(clients, &held, reached.level, &mut bound).await?;
+                return describe(clients, request, &seen, held, reached).await;
+            }
             Some(Looked::Nothing) => bound.pause("its snapshots are not visible").await?,
             Some(Looked::Twice) => return Err(bound.error(Kind::Transient, "its snapshots were taken twice")),
             None => {}
@@ -134,9 +137,19 @@ pub(super) async fn capture(clients: &Clients, request: &CaptureRequest) -> Resu
     }
 }
 
+/// Writes the level that was proved beside the snapshots: from here on it is found again with them.
+async fn note(clients: &Clients, held: &[Held], level: Consistency, bound: &mut Bound) -> Result<()> {
+    if level == Consistency::Crash {
+        return Ok(());
+    }
+    let (ids, level): (Vec<String>, _) = (held.iter().map(|held| held.id.clone()).collect(), consistent::tag(level));
+    while bound.bear(snapshot::tag(clients, ids.clone(), &level).await).await?.is_none() {}
+    Ok(())
+}
+
 /// Takes the snapshots, all of one instant.
 async fn pin(clients: &Clients, seen: &Seen, mut tags: Tags) -> Result<Vec<String>> {
-    tags.insert(marks::PINNED.to_owned(), format!("{} crash {:08x}", seen.volumes.len(), rand::random::<u32>()));
+    tags.insert(marks::PINNED.to_owned(), format!("{} {:08x}", seen.volumes.len(), rand::random::<u32>()));
     let which = ec2::InstanceSpecification::builder().instance_id(&seen.id).exclude_boot_volume(false).build();
     let call = clients.ec2.create_snapshots().instance_specification(which);
     let call = call.description(format!("replicate {}", name_of(&tags)));
@@ -160,7 +173,13 @@ async fn bases(clients: &Clients, request: &CaptureRequest) -> Result<BTreeMap<S
 }
 
 /// The capture as its snapshots tell it, once they are whole.
-async fn describe(clients: &Clients, request: &CaptureRequest, seen: &Seen, held: Vec<Held>) -> Result<Capture> {
+async fn describe(
+    clients: &Clients,
+    request: &CaptureRequest,
+    seen: &Seen,
+    held: Vec<Held>,
+    reached: Reached,
+) -> Result<Capture> {
     let id = CaptureId::new(request.token.name())?;
     let bases = bases(clients, request).await?;
     let mut machine = seen.server.machine.clone();
@@ -191,17 +210,14 @@ async fn describe(clients: &Clients, request: &CaptureRequest, seen: &Seen, held
     let handle = Handle { tags: request.token.tags(Role::Scratch), disks };
     let handle = serde_json::to_value(handle)
         .map_err(|error| Error::new(Kind::Permanent, format!("cannot note capture {id}")).because(error))?;
-    let level = request.consistent.level;
-    let mut warnings = Vec::from_iter(uefi::read(clients, &seen.id, &mut machine.firmware).await?);
-    if level > Consistency::Crash {
-        warnings.push(format!("consistency is crash, not {level}: EC2 freezes no guest"));
-    }
+    let mut warnings = reached.warnings;
+    warnings.extend(uefi::read(clients, &seen.id, &mut machine.firmware).await?);
     Ok(Capture {
         cursor: Some(Cursor::new(id.as_str())?),
         id,
         server: request.server.clone(),
         taken_at: taken_at.unwrap_or(jiff::Timestamp::UNIX_EPOCH),
-        consistency: Consistency::Crash,
+        consistency: reached.level,
         warnings,
         machine,
         disks: captured,

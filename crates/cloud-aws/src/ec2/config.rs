@@ -15,6 +15,8 @@ use cloud::Spec;
 use model::{Error, Kind, Result, SiteName};
 use secrecy::{ExposeSecret, SecretString};
 
+use super::ssm::Ssm;
+
 /// How a site of kind `aws` is set up.
 #[derive(Debug, Clone)]
 pub struct AwsConfig {
@@ -36,6 +38,15 @@ pub struct AwsConfig {
     pub scratch: PathBuf,
     /// What restored servers get.
     pub restore: Restore,
+    /// How file systems of guests are frozen for a capture. Default: they are not.
+    pub freeze: Option<Freeze>,
+}
+
+/// Who freezes a guest: EC2 itself does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freeze {
+    /// Systems Manager's agent in the guest.
+    Ssm,
 }
 
 /// Addresses of the services.
@@ -47,6 +58,20 @@ pub struct Endpoints {
     pub ebs: Option<String>,
     /// STS.
     pub sts: Option<String>,
+    /// Systems Manager.
+    pub ssm: Option<String>,
+}
+
+impl Endpoints {
+    /// Each with its word in the configuration.
+    pub fn named(&self) -> [(&'static str, Option<&str>); 4] {
+        [
+            ("ec2", self.ec2.as_deref()),
+            ("ebs", self.ebs.as_deref()),
+            ("sts", self.sts.as_deref()),
+            ("ssm", self.ssm.as_deref()),
+        ]
+    }
 }
 
 /// How servers are launched at a site, and what single ones of them get instead.
@@ -85,13 +110,15 @@ pub(super) struct Clients {
     pub(super) ec2: aws_sdk_ec2::Client,
     pub(super) ebs: aws_sdk_ebs::Client,
     pub(super) sts: aws_sdk_sts::Client,
+    /// None: nobody is frozen.
+    pub(super) ssm: Option<Ssm>,
 }
 
 impl Clients {
     /// Makes the clients; nothing is sent before the first call but what finding the keys needs.
     pub(super) async fn connect(config: &AwsConfig) -> Result<Self> {
         let operation = || format!("cannot reach site {}", config.site);
-        for url in [&config.endpoints.ec2, &config.endpoints.ebs, &config.endpoints.sts].into_iter().flatten() {
+        for url in config.endpoints.named().into_iter().filter_map(|(_, url)| url) {
             if !url.starts_with("https://") && !url.starts_with("http://") {
                 return Err(Error::new(Kind::Invalid, operation())
                     .because(format!("endpoint `{url}` begins with neither https:// nor http://")));
@@ -143,10 +170,12 @@ impl Clients {
         if let Some(url) = &config.endpoints.sts {
             sts = sts.endpoint_url(url);
         }
+        let ssm = config.freeze.map(|Freeze::Ssm| Ssm::new(&shared, &config.region, config.endpoints.ssm.as_deref()));
         Ok(Self {
             ec2: aws_sdk_ec2::Client::from_conf(ec2.build()),
             ebs: aws_sdk_ebs::Client::from_conf(ebs.build()),
             sts: aws_sdk_sts::Client::from_conf(sts.build()),
+            ssm,
         })
     }
 }

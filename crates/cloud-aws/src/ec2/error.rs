@@ -104,6 +104,7 @@ fn of_code(code: &str) -> Option<Kind> {
         "InternalError"
         | "InternalFailure"
         | "InternalServerException"
+        | "InternalServerError"
         | "ServiceUnavailable"
         | "Unavailable"
         | "RequestTimeout"
@@ -113,6 +114,8 @@ fn of_code(code: &str) -> Option<Kind> {
         | "ConflictException"
         | "SnapshotCreationPerVolumeRateExceeded"
         | "InvalidSnapshot.InUse" => Kind::Transient,
+        // a command that was sent just now
+        "InvocationDoesNotExist" => Kind::NotYetVisible,
         "InvalidAMIName.Duplicate" | "InvalidGroup.Duplicate" => Kind::Exists,
         // deregistered
         "ResourceNotFoundException" | "InvalidAMIID.Unavailable" => Kind::NotFound,

@@ -24,8 +24,10 @@ pub(super) const COPY: &str = "replicate:copy";
 const PARTS: &str = "replicate:point-parts";
 /// The tag of a snapshot of a capture that was committed: what the next one is compared with.
 pub(super) const BASE: &str = "replicate:base";
-/// The tag of a capture's snapshots that tells how many they are and the consistency reached.
+/// The tag of a capture's snapshots that tells how many they are and of which attempt.
 pub(super) const PINNED: &str = "replicate:pinned";
+/// The tag of a capture's snapshots that tells the consistency they were proved to have; without it, that of a crash.
+pub(super) const LEVEL: &str = "replicate:level";
 /// The tag of an image that lists the policy's own tags, which begin with none of ours.
 const PART_KEY: &str = "replicate:point-";
 /// Characters in one tag.
@@ -50,7 +52,8 @@ pub(super) fn ours(tags: &Tags) -> Option<(Role, Tags)> {
 
 /// All tags but those that carry what only this provider needs.
 pub(super) fn shown(tags: &Tags) -> Tags {
-    let inner = |key: &str| key.starts_with(PART_KEY) || [DISK, SIZE, MARK, PARENT, COPY, BASE, PINNED].contains(&key);
+    let inner =
+        |key: &str| key.starts_with(PART_KEY) || [DISK, SIZE, MARK, PARENT, COPY, BASE, PINNED, LEVEL].contains(&key);
     tags.iter().filter(|(key, _)| !inner(key)).map(pair).collect()
 }
 

@@ -10,7 +10,9 @@
 mod blocks;
 mod capture;
 mod config;
+mod consistent;
 mod error;
+mod freeze;
 mod image;
 mod instance;
 mod inventory;
@@ -26,6 +28,7 @@ mod records;
 mod relay;
 mod snapshot;
 mod source;
+mod ssm;
 mod switch;
 mod target;
 mod uefi;
@@ -40,7 +43,7 @@ use cloud::{Cloud, Peer, Relay, Resource, Source, Switch, Target};
 use model::{Clock, Result, SiteName};
 use tokio::sync::OnceCell;
 
-pub use config::{AwsConfig, Endpoints, LaunchSpec, Restore};
+pub use config::{AwsConfig, Endpoints, Freeze, LaunchSpec, Restore};
 
 use self::config::Clients;
 

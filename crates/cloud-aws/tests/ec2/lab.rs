@@ -44,10 +44,12 @@ pub fn config_of(sim: &CloudSim, scratch: &std::path::Path, name: &str) -> AwsCo
             ec2: Some(text(&region["ec2"])),
             ebs: Some(text(&region["ebs"])),
             sts: Some(text(&region["sts"])),
+            ssm: Some(text(&region["ssm"])),
         },
         kms_key: None,
         scratch: scratch.to_owned(),
         restore: Restore::default(),
+        freeze: None,
     }
 }
 

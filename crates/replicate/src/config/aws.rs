@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use cloud_aws::ec2::{Endpoints, LaunchSpec, Restore};
+use cloud_aws::ec2::{Endpoints, Freeze, LaunchSpec, Restore};
 
 use super::document::{Document, below};
-use super::raw::{RawRestore, RawSite, SiteKind};
+use super::raw::{RawEndpoints, RawFreeze, RawRestore, RawSite, SiteKind};
 use super::site::{SCRATCH, path, refuse_foreign_launch, restore};
 
 /// An account in a region of AWS.
@@ -25,6 +25,8 @@ pub struct AwsSettings {
     pub scratch: PathBuf,
     /// What restored servers get.
     pub restore: Restore,
+    /// Who freezes guests.
+    pub freeze: Option<Freeze>,
 }
 
 /// Checks one site.
@@ -35,11 +37,11 @@ pub(super) fn site(document: &mut Document, raw: RawSite, folder: &Path, at: &st
             document.wrong_value(&below(at, key), format!("`{text}` is no ARN — it begins with `arn:aws:`"));
         }
     }
-    let raw_endpoints = raw.endpoints.unwrap_or_default();
-    let endpoints = Endpoints { ec2: raw_endpoints.ec2, ebs: raw_endpoints.ebs, sts: raw_endpoints.sts };
-    for (key, url) in [("ec2", &endpoints.ec2), ("ebs", &endpoints.ebs), ("sts", &endpoints.sts)] {
-        let wrong = |url: &&String| !url.starts_with("https://") && !url.starts_with("http://");
-        if let Some(url) = url.as_ref().filter(wrong) {
+    let RawEndpoints { ec2, ebs, sts, ssm } = raw.endpoints.unwrap_or_default();
+    let endpoints = Endpoints { ec2, ebs, sts, ssm };
+    for (key, url) in endpoints.named() {
+        let wrong = |url: &&str| !url.starts_with("https://") && !url.starts_with("http://");
+        if let Some(url) = url.filter(wrong) {
             let text = format!("`{url}` is no address — it begins with `https://` or `http://`");
             document.wrong_value(&below(&below(at, "endpoints"), key), text);
         }
@@ -67,6 +69,7 @@ pub(super) fn site(document: &mut Document, raw: RawSite, folder: &Path, at: &st
         endpoints,
         scratch: scratch.unwrap_or_else(|| SCRATCH.into()),
         restore,
+        freeze: raw.freeze.map(|RawFreeze::Ssm| Freeze::Ssm),
     })
 }
 

@@ -116,6 +116,10 @@ fn settings_of(file: &Path, text: &str) -> (Result<Parts, ()>, Option<FileMistak
                 Some((name.clone(), key.to_owned()))
             })
             .collect(),
+        unfrozen: names(&value, "sites")
+            .filter(|(_, site)| site.get("kind").and_then(Value::as_str) == Some("aws") && site.get("freeze").is_none())
+            .map(|(name, _)| name.clone())
+            .collect(),
         vaults: names(&value, "vaults").map(|(name, _)| name.clone()).collect(),
     };
     let raw: Option<raw::RawSettings> = decode(&mut document, &schema::settings(), value);

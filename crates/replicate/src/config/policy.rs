@@ -27,6 +27,8 @@ pub struct Known {
     pub kinds: BTreeMap<String, String>,
     /// What a site encrypts with, where it names a key.
     pub keys: BTreeMap<String, String>,
+    /// Sites where nobody freezes a guest, and somebody could: no more than a crash's consistency can be had there.
+    pub unfrozen: Vec<String>,
     /// Vaults.
     pub vaults: Vec<String>,
 }
@@ -36,6 +38,15 @@ pub fn policy(document: &mut Document, name: PolicyName, raw: RawPolicy, known: 
     let select = raw.select.and_then(|raw| select(document, raw, known));
     let schedule = raw.schedule.and_then(|raw| schedule(document, raw));
     let capture = capture(document, raw.capture.unwrap_or_default());
+    if let Some(select) = &select
+        && capture.required
+        && capture.consistency > Consistency::Crash
+        && known.unfrozen.iter().any(|site| site == select.site.as_str())
+    {
+        let (site, level) = (&select.site, capture.consistency);
+        let text = format!("no capture at `{site}` is of level `{level}` — give the site `freeze = \"ssm\"`");
+        document.wrong_value("/capture/required", text);
+    }
     let replicate = destinations(document, raw.replicate, known);
     let keep = keep(document, raw.keep);
     let objectives = objectives(document, raw.objectives.unwrap_or_default());

@@ -153,8 +153,19 @@ pub struct RawSite {
     pub role: Option<String>,
     /// `aws`: ARN of the KMS key that replicas are encrypted with. Default: as the account encrypts by itself.
     pub kms_key: Option<String>,
+    /// `aws`: who freezes the file systems of guests for a capture: `ssm`, Systems Manager's agent in the guest. Default:
+    /// nobody, and captures are crash consistent.
+    pub freeze: Option<RawFreeze>,
     /// `aws`: addresses that stand above AWS's own.
     pub endpoints: Option<RawEndpoints>,
+}
+
+/// Who freezes guests at AWS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RawFreeze {
+    /// Systems Manager's agent in the guest.
+    Ssm,
 }
 
 /// Addresses of AWS services, for private endpoints.
@@ -167,6 +178,8 @@ pub struct RawEndpoints {
     pub ebs: Option<String>,
     /// STS.
     pub sts: Option<String>,
+    /// Systems Manager.
+    pub ssm: Option<String>,
 }
 
 /// What restored servers get at a cloud.

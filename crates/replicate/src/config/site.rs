@@ -41,7 +41,7 @@ pub(super) fn site(document: &mut Document, raw: RawSite, folder: &Path, at: &st
 
 fn refuse_foreign(document: &mut Document, raw: &RawSite, kind: SiteKind, at: &str) {
     use SiteKind::{Aws, Azure, Openstack, Qemu};
-    let keys: [(&str, bool, &[SiteKind]); 27] = [
+    let keys: [(&str, bool, &[SiteKind]); 28] = [
         ("sockets", raw.sockets.is_some(), &[Qemu]),
         ("disks", raw.disks.is_some(), &[Qemu]),
         ("accelerator", raw.accelerator.is_some(), &[Qemu]),
@@ -56,6 +56,7 @@ fn refuse_foreign(document: &mut Document, raw: &RawSite, kind: SiteKind, at: &s
         ("profile", raw.profile.is_some(), &[Aws]),
         ("role", raw.role.is_some(), &[Aws]),
         ("kms-key", raw.kms_key.is_some(), &[Aws]),
+        ("freeze", raw.freeze.is_some(), &[Aws]),
         ("endpoints", raw.endpoints.is_some(), &[Aws]),
         ("subscription", raw.subscription.is_some(), &[Azure]),
         ("resource-group", raw.resource_group.is_some(), &[Azure]),

@@ -56,6 +56,7 @@ fn aws_config(name: &SiteName, settings: &AwsSettings) -> AwsConfig {
         keys: None,
         role: settings.role.clone(),
         endpoints: settings.endpoints.clone(),
+        freeze: settings.freeze,
         kms_key: settings.kms_key.clone(),
         scratch: settings.scratch.clone(),
         restore: settings.restore.clone(),

@@ -106,13 +106,15 @@ fn set_up(sim: &CloudSim, world: &World) {
     world.write(
         "policies/apps.toml",
         "select = { site = \"aws\", servers = [\"app-*\"] }\nreplicate = [{ to = \"vault:main\" }]\nkeep = { last = 1 }\n\
-         [drill]\nlimit = \"5s\"\n",
+         capture = { freeze-limit = \"4s\" }\n[drill]\nlimit = \"5s\"\n",
     );
     let app = json!({
         "account": account["account"], "region": REGION, "name": "app-1", "disks": [world.path("guests/web-1.raw")],
         "running": true, "boot_mode": "uefi",
     });
-    sim.control("POST", "servers", &app);
+    let made = sim.control("POST", "servers", &app);
+    let frozen = "replicate-freeze armed=100.00 frozen=1.00 held=900.00";
+    sim.control("PUT", "agents", &json!({ "instance": made["instance"], "stdout": frozen }));
 }
 
 #[test]
@@ -120,6 +122,14 @@ fn every_role_has_the_rights_that_it_needs_and_no_more() {
     let sim = CloudSim::start(&["--calm", "--no-qemu"]);
     let world = world(&sim);
     set_up(&sim, &world);
+
+    let part = Part::begin(&sim, &["writer", "freezer"], &["freezer"]);
+    let calm = world.read("replicate.toml");
+    world.write("replicate.toml", &calm.replace("[sites.aws]\n", "[sites.aws]\nfreeze = \"ssm\"\n"));
+    let frozen = world.fine(&["run", "apps"]);
+    assert!(frozen.contains("filesystem consistency"), "{frozen}");
+    world.write("replicate.toml", &calm);
+    part.end();
 
     let part = Part::begin(&sim, &["writer", "registrar"], &["writer", "registrar"]);
     for seed in [3, 7] {

@@ -6,6 +6,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod freeze;
 mod iam;
 mod journey;
 mod judge;
@@ -28,8 +29,8 @@ fn site(sim: &CloudSim, name: &str, region: &str) -> String {
     let (role, at) = (&sim.greeting["accounts"][0]["roles"][0], &sim.greeting["regions"][region]);
     format!(
         "[sites.{name}]\nkind = \"aws\"\nregion = \"{region}\"\nprofile = \"recovery\"\nrole = {role}\nscratch = \"scratch\"\n\
-         endpoints = {{ ec2 = {}, ebs = {}, sts = {} }}\n",
-        at["ec2"], at["ebs"], at["sts"]
+         endpoints = {{ ec2 = {}, ebs = {}, sts = {}, ssm = {} }}\n",
+        at["ec2"], at["ebs"], at["sts"], at["ssm"]
     )
 }
 
