@@ -207,6 +207,11 @@ impl Source for Retrying {
         Ok(Box::new(RetryingReader { inner: reader, shared: self.shared.clone() }))
     }
 
+    async fn unfrozen(&self) -> Result<Option<Vec<(ServerName, String)>>> {
+        let source = self.inner_source()?;
+        self.shared.retry(Call::Look, "see whose guests can be frozen", || source.unfrozen()).await
+    }
+
     async fn release(&self, capture: &Capture, outcome: Outcome) -> Result<()> {
         let source = self.inner_source()?;
         self.shared.retry(Call::Effect, "release a capture", || source.release(capture, outcome)).await

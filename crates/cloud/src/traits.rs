@@ -138,6 +138,12 @@ pub trait Source: Send + Sync {
     /// it, everything otherwise. Works in a later process too.
     async fn open(&self, capture: &Capture, disk: &DiskName, incremental: bool) -> Result<Box<dyn DiskRead>>;
 
+    /// The running servers whose guests cannot be frozen for a capture, each with the reason, as far as it can be told
+    /// without a capture. None: it cannot.
+    async fn unfrozen(&self) -> Result<Option<Vec<(ServerName, String)>>> {
+        Ok(None)
+    }
+
     /// Ends a capture and removes what it left at the source. Absent is success: repeating it is harmless.
     async fn release(&self, capture: &Capture, outcome: Outcome) -> Result<()>;
 }

@@ -118,11 +118,10 @@ impl Clients {
     /// Makes the clients; nothing is sent before the first call but what finding the keys needs.
     pub(super) async fn connect(config: &AwsConfig) -> Result<Self> {
         let operation = || format!("cannot reach site {}", config.site);
-        for url in config.endpoints.named().into_iter().filter_map(|(_, url)| url) {
-            if !url.starts_with("https://") && !url.starts_with("http://") {
-                return Err(Error::new(Kind::Invalid, operation())
-                    .because(format!("endpoint `{url}` begins with neither https:// nor http://")));
-            }
+        let mut urls = config.endpoints.named().into_iter().filter_map(|(_, url)| url);
+        if let Some(url) = urls.find(|url| !url.starts_with("https://") && !url.starts_with("http://")) {
+            return Err(Error::new(Kind::Invalid, operation())
+                .because(format!("endpoint `{url}` begins with neither https:// nor http://")));
         }
         let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
             .region(Region::new(config.region.clone()))

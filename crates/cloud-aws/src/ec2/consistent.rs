@@ -7,12 +7,12 @@
 use std::future::Future;
 
 use cloud::{CaptureRequest, Power, hook};
-use model::{Consistency, Error, Kind, Result, Tags, crash};
+use model::{Consistency, Error, Kind, Result, ServerName, Tags, crash};
 use tokio::time::Instant;
 
 use super::config::Clients;
-use super::freeze::{Appointment, Freezing};
-use super::inventory::Seen;
+use super::freeze::{self, Appointment, Freezing};
+use super::inventory::{self, Seen};
 use super::marks;
 use super::snapshot::{self, Held};
 
@@ -66,6 +66,15 @@ async fn after(request: &CaptureRequest, warnings: &mut Vec<String>) {
     if let Err(error) = hook::run(&request.consistent.hook.after, &request.server).await {
         warnings.push(format!("the hook after the thaw did not succeed: {}", error.chain()));
     }
+}
+
+/// The running servers that cannot be frozen, and why; see [`cloud::Source::unfrozen`].
+pub(super) async fn unfrozen(clients: &Clients) -> Result<Option<Vec<(ServerName, String)>>> {
+    let Some(ssm) = &clients.ssm else { return Ok(None) };
+    let platforms = ssm.platforms(None).await?;
+    let running = inventory::all(clients).await?.into_iter().filter(|seen| seen.server.power == Power::On);
+    let unfit = running.filter_map(|seen| Some((seen.server.name, freeze::unfit(platforms.get(&seen.id))?)));
+    Ok(Some(unfit.collect()))
 }
 
 /// Takes snapshots by `pin`, at the level that is wanted or the best that can be had.

@@ -18,6 +18,7 @@
 //! `SendCommand` knows no token, so the scripts do: a freeze that the guest knows already is not begun again, and the
 //! second command, come first, sees to it that the first will do nothing.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use model::{Error, Kind, Result, crash};
@@ -27,6 +28,9 @@ use super::ssm::{Ran, Ssm};
 
 const FREEZE: &str = include_str!("freeze.sh");
 const THAW: &str = include_str!("thaw.sh");
+
+/// What takes an agent.
+const AGENT: &str = "install Systems Manager's agent there, and let the instance's profile use it";
 
 /// From the first command to the freeze: what the agent needs to answer.
 const DELAY: Duration = Duration::from_secs(5);
@@ -71,14 +75,8 @@ impl<'a> Freezing<'a> {
     /// Makes an appointment. If that fails, the guest is told to forget it.
     pub(super) async fn begin(ssm: &'a Ssm, instance: &'a str, limit: Duration) -> Result<(Self, Appointment)> {
         let operation = || format!("cannot freeze instance {instance}");
-        let refused = |why: String| Err(Error::new(Kind::Permanent, operation()).because(why));
-        match platform(ssm, instance).await?.as_deref() {
-            Some("Linux") => {}
-            Some(other) => return refused(format!("it runs {other}, and only Linux is frozen")),
-            None => {
-                return refused("no agent of Systems Manager answers for it".to_owned())
-                    .map_err(|error| error.hint("install it there, and let the instance's profile use it"));
-            }
+        if let Some(why) = unfit(platforms(ssm, instance).await?.get(instance)) {
+            return Err(Error::new(Kind::Permanent, operation()).because(why).hint(AGENT));
         }
         let hold = limit.clamp(LEAST, LONGEST);
         let it = Self { ssm, instance, token: format!("{:032x}", rand::random::<u128>()), hold };
@@ -167,11 +165,20 @@ impl<'a> Freezing<'a> {
     }
 }
 
-/// As [`Ssm::platform`]; a moment's trouble is borne.
-async fn platform(ssm: &Ssm, instance: &str) -> Result<Option<String>> {
+/// Why a guest cannot be frozen, by what its agent says of its platform.
+pub(super) fn unfit(platform: Option<&String>) -> Option<String> {
+    match platform.map(String::as_str) {
+        Some("Linux") => None,
+        Some(other) => Some(format!("it runs {other}, and only Linux is frozen")),
+        None => Some("no agent of Systems Manager answers for it".to_owned()),
+    }
+}
+
+/// As [`Ssm::platforms`]; a moment's trouble is borne.
+async fn platforms(ssm: &Ssm, instance: &str) -> Result<BTreeMap<String, String>> {
     let until = Instant::now() + ANSWER;
     loop {
-        match ssm.platform(instance).await {
+        match ssm.platforms(Some(instance)).await {
             Err(error) if error.kind().is_retryable() && Instant::now() < until => sleep(PAUSE).await,
             looked => return looked,
         }

@@ -7,7 +7,7 @@ use model::{DiskName, Error, Kind, Result, ServerName};
 
 use super::blocks::BlockReader;
 use super::capture::{self, Handle};
-use super::{AwsSite, inventory};
+use super::{AwsSite, consistent, inventory};
 
 #[async_trait]
 impl Source for AwsSite {
@@ -34,6 +34,10 @@ impl Source for AwsSite {
         let name = format!("disk {disk} of capture {} at {}", capture.id, self.config.site);
         let base = wanted.base.filter(|_| incremental);
         Ok(Box::new(BlockReader::new(clients, &held.id, base, held.size, name)))
+    }
+
+    async fn unfrozen(&self) -> Result<Option<Vec<(ServerName, String)>>> {
+        consistent::unfrozen(self.clients().await?).await
     }
 
     async fn release(&self, capture: &Capture, outcome: Outcome) -> Result<()> {

@@ -2,6 +2,7 @@
 //! runtime, which signs, connects and ends them as it does for the other services. The service's own crate has 142
 //! operations, which would be two minutes of every build.
 
+use std::collections::BTreeMap;
 use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
@@ -117,14 +118,24 @@ impl Ssm {
         self.call.invoke(Call { operation, body }).await.map_err(|error| classify(what, error))
     }
 
-    /// The platform of an instance whose agent is there; none if it is not.
-    pub(super) async fn platform(&self, instance: &str) -> Result<Option<String>> {
-        let filter = json!({ "Filters": [{ "Key": "InstanceIds", "Values": [instance] }] });
-        let what = format!("cannot ask Systems Manager about instance {instance}");
-        let answer = self.call(what, "DescribeInstanceInformation", filter).await?;
-        let all = answer["InstanceInformationList"].as_array().cloned().unwrap_or_default();
-        let found = all.iter().find(|it| it["InstanceId"] == instance && it["PingStatus"] == "Online");
-        Ok(found.map(|it| text(it, "PlatformType")))
+    /// The platforms of instances whose agents are there: of one, or of all.
+    pub(super) async fn platforms(&self, instance: Option<&str>) -> Result<BTreeMap<String, String>> {
+        let mut wanted = match instance {
+            Some(id) => json!({ "Filters": [{ "Key": "InstanceIds", "Values": [id] }] }),
+            None => json!({ "MaxResults": 50 }),
+        };
+        let mut found = BTreeMap::new();
+        loop {
+            let what = "cannot see whose agents Systems Manager knows".to_owned();
+            let answer = self.call(what, "DescribeInstanceInformation", wanted.clone()).await?;
+            let all = answer["InstanceInformationList"].as_array().into_iter().flatten();
+            let online = all.filter(|it| it["PingStatus"] == "Online");
+            found.extend(online.map(|it| (text(it, "InstanceId"), text(it, "PlatformType"))));
+            match answer["NextToken"].as_str().filter(|token| !token.is_empty()) {
+                Some(token) => wanted["NextToken"] = json!(token),
+                None => return Ok(found),
+            }
+        }
     }
 
     /// Sends a script to an instance, whose agent may take it up so late and let it run so long; answers the command's
@@ -164,7 +175,7 @@ fn text(value: &Value, key: &str) -> String {
 fn read(response: &HttpResponse) -> std::result::Result<Value, OrchestratorError<Refused>> {
     let value = serde_json::from_slice::<Value>(response.body().bytes().unwrap_or_default());
     if response.status().is_success() {
-        return value.map_err(|error| OrchestratorError::other(error));
+        return value.map_err(OrchestratorError::other);
     }
     let value = value.unwrap_or_default();
     let mut refused = ErrorMetadata::builder();

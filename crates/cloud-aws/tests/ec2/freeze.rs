@@ -83,6 +83,9 @@ async fn nobody_is_frozen_who_cannot_be_and_it_is_told() {
     assert!(calls(&sim, "DescribeInstanceInformation").is_empty());
 
     warned(&capture(&site, &wanted("none", false)).await.unwrap(), "no agent of Systems Manager");
+    assert_eq!(unset.source().unwrap().unfrozen().await.unwrap(), None);
+    let unfrozen = site.source().unwrap().unfrozen().await.unwrap().unwrap();
+    assert!(unfrozen.len() == 1 && unfrozen[0].1.contains("no agent"), "{unfrozen:?}");
     agent(&sim, &instance, FROZEN, json!({"platform": "Windows"}));
     warned(&capture(&site, &wanted("windows", false)).await.unwrap(), "runs Windows");
     assert!(calls(&sim, "SendCommand").is_empty());

@@ -154,6 +154,7 @@ async fn look_at_site(
             format!("{} ({off} powered off) at {place}", count(servers.len(), "server"))
         });
         findings.note(&subject, "servers can be seen", found);
+        guests(findings, &subject, source).await;
     }
     for (check, folder) in [("disks can be written", disks), ("scratch can be written", scratch)] {
         if let Some(folder) = folder {
@@ -177,6 +178,20 @@ async fn look_at_site(
             });
         }
     }
+}
+
+/// Whose file systems a capture can freeze. Who cannot be frozen is captured all the same, and may well be meant to.
+async fn guests(findings: &mut Findings, subject: &str, source: &dyn cloud::Source) {
+    let found = match within(subject, source.unfrozen()).await {
+        Ok(None) => return,
+        Ok(Some(unfrozen)) if unfrozen.is_empty() => Ok("all that run".to_owned()),
+        Ok(Some(unfrozen)) => {
+            let each: Vec<String> = unfrozen.iter().map(|(server, why)| format!("{server} ({why})")).collect();
+            Ok(format!("all that run but {}", each.join(", ")))
+        }
+        Err(error) => Err(error),
+    };
+    findings.note(subject, "guests can be frozen", found);
 }
 
 /// The suite of targets, on scratch of its own; no guest is touched.

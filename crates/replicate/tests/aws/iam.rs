@@ -128,6 +128,8 @@ fn every_role_has_the_rights_that_it_needs_and_no_more() {
     world.write("replicate.toml", &calm.replace("[sites.aws]\n", "[sites.aws]\nfreeze = \"ssm\"\n"));
     let frozen = world.fine(&["run", "apps"]);
     assert!(frozen.contains("filesystem consistency"), "{frozen}");
+    let doctor = String::from_utf8(world.run(&["doctor", "aws"]).stdout).unwrap();
+    assert!(doctor.contains("guests can be frozen: all that run\n"), "{doctor}");
     world.write("replicate.toml", &calm);
     part.end();
 
