@@ -216,3 +216,6 @@ impl Appointment {
 fn number(text: &str, word: &str) -> Option<f64> {
     text.split_whitespace().find_map(|part| part.strip_prefix(word)?.parse().ok())
 }
+
+#[cfg(test)]
+mod tests;

@@ -244,6 +244,12 @@ async fn a_guest_that_writes_is_frozen_and_goes_on() {
     }
     guest.goes_on();
 
+    // who cannot hear of it calls a freeze off before it begins: it would be in the way of the next one
+    rule(&sim, "GetCommandInvocation", json!({"kind": "status", "status": 400, "code": "InvalidPluginName"}));
+    warned(&capture(&site, &wanted("deaf")).await.unwrap(), "InvalidPluginName");
+    let frozen = capture(&site, &wanted("after")).await.unwrap();
+    assert_eq!((frozen.consistency, clean(&site, &frozen).await), (Consistency::Filesystem, [true, true]));
+
     // EC2 is so slow that the guest thaws first
     rule(&sim, "CreateSnapshots", json!({"kind": "delay", "seconds": 40.0}));
     let late = capture(&site, &wanted("late")).await.unwrap();
