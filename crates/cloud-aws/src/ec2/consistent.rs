@@ -42,7 +42,7 @@ fn told(held: &[Held]) -> Consistency {
     held.iter().map(of).min().unwrap_or(Consistency::Crash)
 }
 
-/// What an earlier process has reached that took these snapshots. None: it is not what is required.
+/// What was reached by whoever took these snapshots and did not get to the end. None: it is not what is required.
 pub(super) async fn again(clients: &Clients, request: &CaptureRequest, held: &[Held]) -> Result<Option<Reached>> {
     let (wanted, level) = (&request.consistent, told(held));
     let mut reached = Reached { level, warnings: Vec::new() };
@@ -50,12 +50,12 @@ pub(super) async fn again(clients: &Clients, request: &CaptureRequest, held: &[H
         return Ok(Some(reached));
     }
     if clients.ssm.is_some() && wanted.level == Consistency::Application {
-        // it may have died before it ran that
+        // who took them may have died before it ran that
         after(request, &mut reached.warnings).await;
     }
     reached.warnings.push(match clients.ssm {
         Some(_) => {
-            format!("consistency is {level}, not {}: no more was proved before the run was interrupted", wanted.level)
+            format!("consistency is {level}, not {}: no more was proved when its snapshots were taken", wanted.level)
         }
         None => format!("consistency is {level}, not {}: {NOBODY}; {SETTING}", wanted.level),
     });

@@ -227,6 +227,8 @@ async fn a_guest_that_writes_is_frozen_and_goes_on() {
     let (sim, folder) = (CloudSim::start(&["--calm"]), tempfile::tempdir().unwrap());
     let (site, guest) = (site(&sim, folder.path()), Guest::boot(&sim, &guest.raw, folder.path()));
     let wanted = |step: &str| request(step, Consistency::Filesystem, false, 20);
+    // what was just sent is not found at once
+    sim.control("PATCH", "settings", &json!({"weather": {"command_seconds": 1.0}}));
 
     let frozen = capture(&site, &wanted("frozen")).await.unwrap();
     println!("{:?} {:?}", frozen.consistency, frozen.warnings);
@@ -265,7 +267,7 @@ async fn a_guest_that_writes_is_frozen_and_goes_on() {
     };
     guest.goes_on();
     let found = capture(&site, &dying).await.unwrap();
-    warned(&found, "before the run was interrupted");
+    warned(&found, "when its snapshots were taken");
     assert_eq!((clean(&site, &found).await, snapshots(&sim)), ([true, true], gone), "it had been frozen all the same");
     for capture in [frozen, crash, late, found] {
         release(&site, &capture).await;
