@@ -14,10 +14,13 @@ Usage: hands.py upload CLOUD NAME FILE FORMAT      an image of a file; prints it
 import sys
 import time
 
+from openstack.exceptions import ResourceFailure
 
 from judge import KINDS, connect, listing
 
 LIMIT = 600
+# on a busy machine Nova's services time out against each other, and give up a server that never ran
+ATTEMPTS = 3
 # in the order in which the services let things go
 DELETED = (("servers", "compute", "/servers/{id}"), ("keypairs", "compute", "/os-keypairs/{name}"),
            ("backups", "block_storage", "/backups/{id}"), ("group_snapshots", "block_storage", "/group_snapshots/{id}"),
@@ -42,6 +45,20 @@ def volume(connection, name, image):
 
 def serve(cloud, name, boots_from, image, data=None):
     connection = connect(cloud)
+    for attempt in range(ATTEMPTS):
+        made = begin(connection, name, boots_from, image, data)
+        try:
+            connection.compute.wait_for_server(made, interval=1, wait=LIMIT)
+            print(made.id)
+            return
+        except ResourceFailure as failure:
+            print(f"{name}: {failure}", file=sys.stderr)
+            connection.compute.delete_server(made)
+            connection.compute.wait_for_delete(made, interval=1, wait=LIMIT)
+    sys.exit(f"{name}: given up {ATTEMPTS} times")
+
+
+def begin(connection, name, boots_from, image, data):
     network = connection.network.find_network("net").id
     server = {"name": name, "flavorRef": connection.compute.find_flavor("small").id,
               "networks": [{"uuid": network, "fixed_ip": "10.0.2.15"}], "metadata": {"backup": "daily"}}
@@ -59,9 +76,7 @@ def serve(cloud, name, boots_from, image, data=None):
     answer = connection.compute.post("/servers", json={"server": server}, microversion="2.67")
     if answer.status_code != 202:
         sys.exit(f"{answer.status_code} {answer.text}")
-    made = connection.compute.get_server(answer.json()["server"]["id"])
-    connection.compute.wait_for_server(made, interval=1, wait=LIMIT)
-    print(made.id)
+    return connection.compute.get_server(answer.json()["server"]["id"])
 
 
 def console(cloud, server):

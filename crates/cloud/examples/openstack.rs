@@ -84,6 +84,7 @@ async fn main() {
         cloud: CloudRef { cloud: cloud.clone(), file: Some(PathBuf::from(clouds)), region: None, interface: None },
         scratch: PathBuf::from(scratch),
         format: if format == "raw" { Format::Raw } else { Format::Qcow2 },
+        staged: false,
         restore: Restore::default(),
     });
     // signed in, and the services found

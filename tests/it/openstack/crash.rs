@@ -238,7 +238,6 @@ fn serve(lab: &Lab) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "beside the other tests Nova gave up its server once, before there was anything to kill"]
 async fn every_kind_of_call_survives_death_behind_it() {
     let Some(lab) = lab() else { return };
     serve(&lab);

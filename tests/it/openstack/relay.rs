@@ -37,6 +37,7 @@ fn site(region: &str, scratch: &Path) -> Option<Retrying> {
         },
         scratch: scratch.to_owned(),
         format: Format::Qcow2,
+        staged: false,
         restore: Restore::default(),
     };
     Some(Retrying::new(Arc::new(OpenStackSite::new(config)), RetryOptions::default()))

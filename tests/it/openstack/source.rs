@@ -34,6 +34,7 @@ fn site(clouds: &Path, project: &str) -> OpenStackSite {
         cloud,
         scratch: std::env::temp_dir().join("replicate-openstack-source"),
         format: Format::Qcow2,
+        staged: false,
         restore: Restore::default(),
     })
 }

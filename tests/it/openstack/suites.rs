@@ -64,9 +64,9 @@ async fn leaves_nothing(lab: &Lab, project: &str, suite: impl Future<Output = Ve
     assert!(left.is_empty(), "left behind: {left:?}");
 }
 
-fn site(lab: &Lab, folder: &Path, format: Format) -> OpenStackSite {
+fn site(lab: &Lab, folder: &Path, (format, staged): (Format, bool)) -> OpenStackSite {
     let config = region_config(&lab.clouds(), folder, TWO, "target-two-least", usual());
-    OpenStackSite::new(OpenStackConfig { format, ..config })
+    OpenStackSite::new(OpenStackConfig { format, staged, ..config })
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -74,9 +74,15 @@ async fn the_suite_of_targets_passes() {
     let Some(lab) = lab() else { return };
     let project = "target";
     lab.clean(project);
-    for (format, run) in [(Format::Qcow2, "20261122T030000Z-00000001"), (Format::Raw, "20261122T030000Z-00000002")] {
+    // the last one through Glance's staging place
+    let ways = [
+        ((Format::Qcow2, false), "20261122T030000Z-00000001"),
+        ((Format::Raw, false), "20261122T030000Z-00000002"),
+        ((Format::Qcow2, true), "20261122T030000Z-00000003"),
+    ];
+    for (way, run) in ways {
         let folder = tempfile::tempdir().unwrap();
-        let site = site(&lab, folder.path(), format);
+        let site = site(&lab, folder.path(), way);
         let retrying = Retrying::new(Arc::new(site.clone()), RetryOptions::default());
         let probe = Conforms { run, server: false };
         leaves_nothing(&lab, project, conformance::target(&retrying, &probe), &[]).await;

@@ -58,6 +58,9 @@ pub struct OpenStackConfig {
     /// Format of images. `qcow2` sends and stores no holes; it is the default. `raw` is what a Ceph back end clones servers
     /// from without copying.
     pub format: Format,
+    /// Whether images are staged and then imported (`glance-direct`), as clouds want it that check or convert what they
+    /// are given.
+    pub staged: bool,
     /// What restored servers get.
     pub restore: Restore,
 }

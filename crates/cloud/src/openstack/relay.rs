@@ -221,6 +221,7 @@ mod tests {
                 cloud: CloudRef { cloud: "fake".to_owned(), file: None, region: None, interface: None },
                 scratch: "nowhere".into(),
                 format: disk::Format::Qcow2,
+                staged: false,
                 restore: Restore::default(),
             })
         };

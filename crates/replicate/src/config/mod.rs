@@ -117,7 +117,10 @@ fn settings_of(file: &Path, text: &str) -> (Result<Parts, ()>, Option<FileMistak
             })
             .collect(),
         unfrozen: names(&value, "sites")
-            .filter(|(_, site)| site.get("kind").and_then(Value::as_str) == Some("aws") && site.get("freeze").is_none())
+            .filter(|(_, site)| match site.get("kind").and_then(Value::as_str) {
+                Some("aws") => site.get("freeze").is_none(),
+                kind => kind == Some("azure"),
+            })
             .map(|(name, _)| name.clone())
             .collect(),
         vaults: names(&value, "vaults").map(|(name, _)| name.clone()).collect(),

@@ -27,7 +27,7 @@ pub struct Known {
     pub kinds: BTreeMap<String, String>,
     /// What a site encrypts with, where it names a key.
     pub keys: BTreeMap<String, String>,
-    /// Sites where nobody freezes a guest, and somebody could: no more than a crash's consistency can be had there.
+    /// Sites where nobody freezes a guest: no more than a crash's consistency can be had there.
     pub unfrozen: Vec<String>,
     /// Vaults.
     pub vaults: Vec<String>,
@@ -44,7 +44,11 @@ pub fn policy(document: &mut Document, name: PolicyName, raw: RawPolicy, known: 
         && known.unfrozen.iter().any(|site| site == select.site.as_str())
     {
         let (site, level) = (&select.site, capture.consistency);
-        let text = format!("no capture at `{site}` is of level `{level}` — give the site `freeze = \"ssm\"`");
+        let advice = match known.kinds.get(site.as_str()).map(String::as_str) {
+            Some("aws") => "give the site `freeze = \"ssm\"`",
+            _ => "leave out `required`, or write `consistency = \"crash\"`",
+        };
+        let text = format!("no capture at `{site}` is of level `{level}` — {advice}");
         document.wrong_value("/capture/required", text);
     }
     let replicate = destinations(document, raw.replicate, known);

@@ -77,6 +77,8 @@ pub struct OpenStackSettings {
     pub scratch: PathBuf,
     /// Format of images.
     pub format: Format,
+    /// Whether images are staged and then imported.
+    pub staged: bool,
     /// What restored servers get.
     pub restore: Restore,
 }

@@ -9,7 +9,7 @@ use cloud::{Restore, Spec};
 use model::ServerName;
 
 use super::document::{Document, below};
-use super::raw::{RawNetwork, RawRestore, RawSite, SiteKind};
+use super::raw::{RawImport, RawNetwork, RawRestore, RawSite, SiteKind};
 use super::settings::{Accelerator, Format, OpenStackSettings, QemuSettings, SiteSettings};
 
 /// Where uploads are put together if nothing else is said.
@@ -41,7 +41,7 @@ pub(super) fn site(document: &mut Document, raw: RawSite, folder: &Path, at: &st
 
 fn refuse_foreign(document: &mut Document, raw: &RawSite, kind: SiteKind, at: &str) {
     use SiteKind::{Aws, Azure, Openstack, Qemu};
-    let keys: [(&str, bool, &[SiteKind]); 28] = [
+    let keys: [(&str, bool, &[SiteKind]); 29] = [
         ("sockets", raw.sockets.is_some(), &[Qemu]),
         ("disks", raw.disks.is_some(), &[Qemu]),
         ("accelerator", raw.accelerator.is_some(), &[Qemu]),
@@ -52,6 +52,7 @@ fn refuse_foreign(document: &mut Document, raw: &RawSite, kind: SiteKind, at: &s
         ("clouds-file", raw.clouds_file.is_some(), &[Openstack]),
         ("region", raw.region.is_some(), &[Openstack, Aws]),
         ("interface", raw.interface.is_some(), &[Openstack]),
+        ("import", raw.import.is_some(), &[Openstack]),
         ("restore", raw.restore.is_some(), &[Openstack, Aws, Azure]),
         ("profile", raw.profile.is_some(), &[Aws]),
         ("role", raw.role.is_some(), &[Aws]),
@@ -152,6 +153,7 @@ fn openstack(document: &mut Document, raw: RawSite, folder: &Path, at: &str) -> 
         cloud: CloudRef { cloud, file, region: raw.region, interface: raw.interface },
         scratch: scratch.unwrap_or_else(|| SCRATCH.into()),
         format: raw.format.unwrap_or(Format::Qcow2),
+        staged: raw.import == Some(RawImport::GlanceDirect),
         restore: restore(document, raw.restore, at, |document, raw, at| launch(document, raw, folder, at)),
     })
 }

@@ -26,7 +26,7 @@ fn known() -> Known {
         .map(|(site, kind)| (site.into(), kind.into()))
         .into(),
         keys: [("cloud-c".into(), "arn:aws:kms:eu-west-1:123456789012:key/replicas".into())].into(),
-        unfrozen: vec!["cloud-c".into()],
+        unfrozen: ["cloud-c", "cloud-d"].map(Into::into).into(),
         vaults: vec!["main".into(), "offsite".into()],
     }
 }

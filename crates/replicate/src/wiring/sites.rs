@@ -43,6 +43,7 @@ fn openstack_config(name: &SiteName, settings: &OpenStackSettings) -> OpenStackC
         cloud: settings.cloud.clone(),
         scratch: settings.scratch.clone(),
         format: format(settings.format),
+        staged: settings.staged,
         restore: settings.restore.clone(),
     }
 }

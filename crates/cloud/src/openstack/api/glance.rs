@@ -14,6 +14,9 @@ use crate::openstack::http::{Call, Client};
 /// The kind of JSON that changes an image.
 const PATCH: &str = "application/openstack-images-v2.1-json-patch";
 
+/// The import method for what was staged.
+pub(in crate::openstack) const STAGED: &str = "glance-direct";
+
 /// What an image is at the moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -70,8 +73,12 @@ pub(in crate::openstack) struct Image {
 impl Image {
     /// Whether the service has been told to fetch the bytes and is still at it.
     pub(in crate::openstack) fn is_importing(&self) -> bool {
-        let task = self.property("os_glance_import_task").is_some_and(|task| !task.is_empty());
-        task || matches!(self.status, Status::Importing | Status::Uploading)
+        self.has_task() || matches!(self.status, Status::Importing | Status::Uploading)
+    }
+
+    /// Whether the service has an import to do, or is at it.
+    pub(in crate::openstack) fn has_task(&self) -> bool {
+        self.property("os_glance_import_task").is_some_and(|task| !task.is_empty())
     }
 
     /// The names in a property that lists stores: `stores`, where it lies.
@@ -169,6 +176,19 @@ impl Glance<'_> {
     pub(in crate::openstack) async fn upload(&self, id: &str, body: reqwest::Body, len: u64) -> Result<()> {
         let call = self.call(format!("cannot upload image {id}"), Method::PUT, format!("images/{id}/file"));
         call.stream(body, len).done().await
+    }
+
+    /// Sends the bytes of an image that has none to the service's staging place, which is not the image yet.
+    pub(in crate::openstack) async fn stage(&self, id: &str, body: reqwest::Body, len: u64) -> Result<()> {
+        let call = self.call(format!("cannot stage image {id}"), Method::PUT, format!("images/{id}/stage"));
+        call.stream(body, len).done().await
+    }
+
+    /// Lets the service make the image of what was staged.
+    pub(in crate::openstack) async fn import_staged(&self, id: &str) -> Result<()> {
+        let what = format!("cannot import image {id} from where it was staged");
+        let call = self.call(what, Method::POST, format!("images/{id}/import"));
+        call.json(&json!({ "method": { "name": STAGED } }))?.done().await
     }
 
     /// The ways in which the service takes bytes other than as a body; none if it knows no imports.

@@ -82,7 +82,7 @@ impl Target for OpenStackSite {
             Some(image) => Some(self.open_image(image, disk).await?),
             None => None,
         };
-        let upload = upload::Upload::begin(&self.client, token, disk, self.config.format).await?;
+        let upload = upload::Upload::begin(self, token, disk).await?;
         let made = ImageDisk { name: disk.clone(), id: upload.mark.clone() };
         let writer: Box<dyn DiskWrite> = match self.config.format {
             Format::Raw => Box::new(stream::StreamWriter::new(upload, size, None)),

@@ -79,6 +79,7 @@ async fn site(world: &Arc<Mutex<World>>) -> (Fake, OpenStackSite) {
             cloud: CloudRef { cloud: "fake".to_owned(), file: None, region: None, interface: None },
             scratch: "nowhere".into(),
             format: Format::Qcow2,
+            staged: false,
             restore: Restore {
                 usual: LaunchSpec { networks: Some(vec![network]), ..LaunchSpec::default() },
                 ..Restore::default()

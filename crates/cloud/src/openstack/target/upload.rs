@@ -8,6 +8,9 @@
 //! Nobody sends to an image that somebody else was about to send to, not even to an empty one: of a sender that died the
 //! service may still have a request to read. It then calls the image `saving` until it notices that nothing comes, and
 //! refuses everybody else. An image that is deleted meanwhile is none of that request's business any more.
+//!
+//! Where the site says so the bytes are staged and then imported. Of an image that is staged the service does not tell
+//! whether all has come, so the bytes count as arrived only once the import has begun.
 
 use std::time::Duration;
 
@@ -15,9 +18,9 @@ use model::{DiskName, Error, Kind, Result, Role, Token, crash};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use super::super::api::glance::{Glance, Image, NewImage, Status};
+use super::super::api::glance::{Glance, Image, NewImage, STAGED, Status};
 use super::super::http::Client;
-use super::super::marks;
+use super::super::{OpenStackSite, marks};
 
 /// Attempts whose number is tried before something must be wrong.
 const ATTEMPTS: u64 = 1000;
@@ -45,6 +48,8 @@ pub(super) struct Upload {
     /// The image that takes the bytes.
     pub image: String,
     attempt: u64,
+    /// Whether the bytes are staged first.
+    staged: bool,
 }
 
 /// The mark of a disk of a token.
@@ -97,12 +102,18 @@ impl Upload {
             tags: vec![marks::OURS.to_owned(), mark.clone()],
             properties,
         };
-        Self { client: client.clone(), mark, form, image: String::new(), attempt: 0 }
+        Self { client: client.clone(), mark, form, image: String::new(), attempt: 0, staged: false }
     }
 
     /// Makes the image. Whatever earlier calls with the token have made or written is gone.
-    pub(super) async fn begin(client: &Client, token: &Token, disk: &DiskName, format: disk::Format) -> Result<Self> {
-        let mut upload = Self::new(client, token, disk, format.name());
+    pub(super) async fn begin(site: &OpenStackSite, token: &Token, disk: &DiskName) -> Result<Self> {
+        let (client, config) = (&site.client, &site.config);
+        if config.staged && !Glance(client).import_methods().await?.iter().any(|method| method == STAGED) {
+            return Err(Error::new(Kind::Invalid, format!("cannot import images at site {}", config.site))
+                .because(format!("its image service does not offer `{STAGED}`"))
+                .hint("leave out `import` in the site's settings"));
+        }
+        let mut upload = Self { staged: config.staged, ..Self::new(client, token, disk, config.format.name()) };
         let found = attempts(client, &upload.mark).await?;
         for old in found.iter().filter(|old| !is_registered(old)) {
             upload.delete(&old.id).await?;
@@ -142,9 +153,17 @@ impl Upload {
 
     /// Sends the bytes. When this fails, [`has_arrived`](Self::has_arrived) tells whether they are there all the same.
     pub(super) async fn send(&self, body: reqwest::Body, len: u64) -> Result<()> {
+        let glance = Glance(&self.client);
         crash::point("openstack.upload.before");
-        Glance(&self.client).upload(&self.image, body, len).await?;
-        crash::point("openstack.upload.after");
+        if !self.staged {
+            glance.upload(&self.image, body, len).await?;
+            crash::point("openstack.upload.after");
+            return Ok(());
+        }
+        glance.stage(&self.image, body, len).await?;
+        crash::point("openstack.stage.after");
+        glance.import_staged(&self.image).await?;
+        crash::point("openstack.import-staged.after");
         Ok(())
     }
 
@@ -158,7 +177,7 @@ impl Upload {
                     tracing::info!(image = self.image, "waiting for the image service to end a broken upload");
                     sleep(Duration::from_secs(2)).await;
                 }
-                Ok(image) => return Ok(image.status == Status::Active),
+                Ok(image) => return Ok(image.has_task() || matches!(image.status, Status::Importing | Status::Active)),
                 Err(error) if error.kind() == Kind::NotFound => return Ok(false),
                 Err(error) => return Err(error),
             }
@@ -173,27 +192,14 @@ impl Upload {
 
     /// Waits until the image is active, and holds what the service has against what was sent.
     pub(super) async fn settle(&self, sent: &Sent) -> Result<()> {
-        let operation = || format!("cannot finish image {}", self.image);
-        let end = Instant::now() + SETTLE;
-        let image = loop {
-            let image = Glance(&self.client).show(&self.image).await.map_err(|error| error.within(operation()))?;
-            match image.status {
-                Status::Active => break image,
-                Status::Saving | Status::Uploading | Status::Importing if Instant::now() < end => {
-                    tracing::info!(image = self.image, status = ?image.status, "waiting for the image to become active");
-                    sleep(Duration::from_secs(2)).await;
-                }
-                Status::Saving | Status::Uploading | Status::Importing => {
-                    let why = format!("it was not active {} s after its last byte", SETTLE.as_secs());
-                    return Err(Error::new(Kind::Transient, operation()).because(why));
-                }
-                status => {
-                    let why = format!("the service did not keep its bytes, its status is {status:?}").to_lowercase();
-                    return Err(Error::new(Kind::Transient, operation()).because(why));
-                }
-            }
-        };
-        let damaged = |why: String| Error::new(Kind::Damaged, operation()).because(why);
+        let image = self.active().await?;
+        let format = image.disk_format.as_deref().unwrap_or_default();
+        if self.staged && format != self.form.disk_format {
+            // what is in it is compared when the replica is verified
+            tracing::info!(image = self.image, sent = self.form.disk_format, format, "the service converted the image");
+            return Ok(());
+        }
+        let damaged = |why: String| Error::new(Kind::Damaged, self.unfinished()).because(why);
         if image.size != Some(sent.bytes) {
             let size = image.size.map_or_else(|| "none".to_owned(), |size| size.to_string());
             return Err(damaged(format!("{} bytes were sent and the service has {size}", sent.bytes)));
@@ -212,6 +218,33 @@ impl Upload {
                 );
                 Ok(())
             }
+        }
+    }
+
+    fn unfinished(&self) -> String {
+        format!("cannot finish image {}", self.image)
+    }
+
+    /// Waits until the image is active and the service is done with it: an import writes its properties once more at
+    /// its end, as it read them, and would undo what is marked before.
+    async fn active(&self) -> Result<Image> {
+        let end = Instant::now() + SETTLE;
+        loop {
+            let looked = Glance(&self.client).show(&self.image).await;
+            let image = looked.map_err(|error| error.within(self.unfinished()))?;
+            let busy = image.has_task() || matches!(image.status, Status::Saving | Status::Importing);
+            let why = match image.status {
+                Status::Active if !busy => return Ok(image),
+                _ if busy && Instant::now() < end => {
+                    tracing::info!(image = self.image, status = ?image.status, "waiting for the image to become active");
+                    sleep(Duration::from_secs(2)).await;
+                    continue;
+                }
+                _ if busy => format!("it was not active {} s after its last byte", SETTLE.as_secs()),
+                // an import that failed leaves it as empty as it was, or staged
+                status => format!("the service did not keep its bytes, its status is {status:?}").to_lowercase(),
+            };
+            return Err(Error::new(Kind::Transient, self.unfinished()).because(why));
         }
     }
 }

@@ -45,6 +45,12 @@ enum Fate {
     Killed,
     /// All bytes have come; what is lost is its answer, a while before it is done with them.
     Arrived,
+    /// All bytes were staged, and the import of them failed.
+    Unimported,
+    /// All bytes were staged, and what is lost is the answer that the import begins.
+    Importing,
+    /// It keeps what it imports in another format.
+    Converted,
 }
 
 /// An image as Glance has it.
@@ -53,15 +59,17 @@ struct Held {
     id: String,
     attempt: Value,
     status: &'static str,
+    format: Value,
     size: usize,
     uploads: usize,
 }
 
 impl Held {
     fn show(&self) -> Value {
+        let task = if self.status == "importing" { "7" } else { "" };
         json!({
-            "id": self.id, "status": self.status, "size": self.size, "disk_format": "raw",
-            marks::ATTEMPT: self.attempt,
+            "id": self.id, "status": self.status, "size": self.size, "disk_format": self.format,
+            "os_glance_import_task": task, marks::ATTEMPT: self.attempt,
         })
     }
 }
@@ -85,7 +93,7 @@ impl Shelf {
                 return Reply::Lost;
             }
             (1, Fate::Killed) => image.status = "killed",
-            (1, _) => {}
+            (1, Fate::Unnoticed | Fate::Queued) => {}
             _ if image.uploads > 1 && self.fate == Fate::Unnoticed => {
                 return reply(409, "Image status transition from saving to saving is not allowed");
             }
@@ -95,6 +103,29 @@ impl Shelf {
             }
         }
         Reply::Reset
+    }
+
+    /// As an upload, but that nothing tells whether all has come.
+    fn stage(&mut self, at: usize, request: &Request) -> Reply {
+        let reply = self.put(at, request);
+        let image = &mut self.images[at];
+        if matches!(image.status, "active" | "saving") {
+            image.status = "uploading";
+        }
+        reply
+    }
+
+    fn import(&mut self, at: usize) -> Reply {
+        let image = &mut self.images[at];
+        assert_eq!(image.status, "uploading", "nothing was staged");
+        image.status = "importing";
+        match self.fate {
+            Fate::Unimported if self.uploads == 1 => image.status = "queued",
+            Fate::Importing => return Reply::Reset,
+            Fate::Converted => (image.format, image.size) = ("raw".into(), 1),
+            _ => {}
+        }
+        reply(202, "")
     }
 
     fn answer(&mut self, request: &Request) -> Reply {
@@ -108,19 +139,22 @@ impl Shelf {
                     return reply(409, "Image ID already exists");
                 }
                 let attempt = form[marks::ATTEMPT].clone();
-                let made = Held { id, attempt, status: "queued", size: 0, uploads: 0 };
+                let format = form["disk_format"].clone();
+                let made = Held { id, attempt, format, status: "queued", size: 0, uploads: 0 };
                 let answer = reply(201, &made.show().to_string());
                 self.images.push(made);
                 answer
             }
+            (Some("PUT"), Some(at)) if line.ends_with("/stage") => self.stage(at, request),
             (Some("PUT"), Some(at)) => self.put(at, request),
+            (Some("POST"), Some(at)) if line.ends_with("/import") => self.import(at),
             (Some("DELETE"), Some(at)) => {
                 self.deleted.push(self.images.remove(at).id);
                 reply(204, "")
             }
             (Some("GET"), Some(at)) => {
                 let seen = reply(200, &self.images[at].show().to_string());
-                if self.images[at].status == "saving" {
+                if matches!(self.images[at].status, "saving" | "importing") {
                     self.images[at].status = "active";
                 }
                 seen
@@ -130,6 +164,9 @@ impl Shelf {
                 reply(200, &json!({ "images": images }).to_string())
             }
             (Some("GET"), None) if line.contains("images?") => reply(200, r#"{"images": []}"#),
+            (Some("GET"), None) if line.ends_with("info/import") => {
+                reply(200, r#"{"import-methods": {"value": ["glance-direct"]}}"#)
+            }
             _ => reply(404, "{}"),
         }
     }
@@ -143,6 +180,10 @@ struct World {
 }
 
 async fn world(fate: Fate, format: Format) -> World {
+    begun(fate, format, false).await
+}
+
+async fn begun(fate: Fate, format: Format, staged: bool) -> World {
     let shelf = Arc::new(Mutex::new(Shelf { fate, images: Vec::new(), deleted: Vec::new(), uploads: 0 }));
     let shared = shelf.clone();
     let fake = Fake::start(move |request| shared.lock().unwrap().answer(request)).await;
@@ -154,6 +195,7 @@ async fn world(fate: Fate, format: Format) -> World {
             cloud: CloudRef { cloud: "fake".to_owned(), file: None, region: None, interface: None },
             scratch: folder.path().to_owned(),
             format,
+            staged,
             restore: Restore::default(),
         })
     };
@@ -235,5 +277,27 @@ async fn bytes_that_have_arrived_are_not_sent_again_for_a_lost_answer() {
         let world = world(Fate::Arrived, format).await;
         world.write().await.unwrap_or_else(|error| panic!("{format}: {}", error.chain()));
         world.whole(1);
+    }
+}
+
+#[tokio::test]
+async fn what_is_staged_counts_only_once_its_import_has_begun() {
+    let uploads = [
+        (Fate::Unnoticed, 2),
+        (Fate::Queued, 2),
+        (Fate::Killed, 2),
+        (Fate::Arrived, 2),
+        (Fate::Unimported, 2),
+        (Fate::Importing, 1),
+        (Fate::Converted, 1),
+    ];
+    for (fate, uploads) in uploads {
+        let world = begun(fate, Format::Qcow2, true).await;
+        if fate == Fate::Unimported {
+            let error = world.write().await.unwrap_err();
+            assert!(error.kind().is_retryable() && error.chain().contains("queued"), "{}", error.chain());
+        }
+        world.write().await.unwrap_or_else(|error| panic!("{fate:?}: {}", error.chain()));
+        world.whole(uploads);
     }
 }
