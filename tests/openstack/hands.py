@@ -52,7 +52,8 @@ def serve(cloud, name, boots_from, image, data=None):
             print(made.id)
             return
         except ResourceFailure as failure:
-            print(f"{name}: {failure}", file=sys.stderr)
+            fault = connection.compute.get_server(made).fault
+            print(f"{name}: {failure}: {(fault or {}).get('message')}", file=sys.stderr)
             connection.compute.delete_server(made)
             connection.compute.wait_for_delete(made, interval=1, wait=LIMIT)
     sys.exit(f"{name}: given up {ATTEMPTS} times")

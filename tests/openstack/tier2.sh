@@ -225,9 +225,12 @@ C
   once "nova-$R" nova_init
   start "nova-$R" $PY "$HERE/services.py" nova --config-file "$D/etc/nova.conf"
 }
-# The API answers before the compute host is mapped to its cell; a server started in between would end in ERROR.
+# The API answers before the compute host is mapped to its cell, and before it has reported for the first time since the
+# databases were saved; a server started in between would end in ERROR.
 nova_mapped() {
   comes "nova-$R" "the compute host of region $R did not register" "$D/nova/api.db" 'select count(*) from host_mappings'
+  comes "nova-$R" "the compute host of region $R does not report" "$D/nova/cell1.db" \
+    'select count(*) from services where topic = "compute" and last_seen_up > datetime("now", "-30 seconds")'
 }
 
 tier2_up() {

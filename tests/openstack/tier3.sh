@@ -115,7 +115,8 @@ tier3_ready() {
 }
 cinder_alive() {
   comes "cinder-$R" "the volume service of region $R did not register" "$D/cinder/cinder.db" \
-    'select count(*) > 1 from services where report_count > 0 and topic in ("cinder-volume", "cinder-scheduler")'
+    'select count(*) > 1 from services where updated_at > datetime("now", "-30 seconds")
+       and topic in ("cinder-volume", "cinder-scheduler")'
 }
 # Whatever is mounted below our folder, the innermost first.
 shares_down() {

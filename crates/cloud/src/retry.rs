@@ -338,6 +338,10 @@ impl DiskRead for RetryingReader {
         self.shared.retry(Call::Look, "read a disk", || self.inner.read_at(offset, len)).await
     }
 
+    async fn conclude(&self) -> Result<()> {
+        self.shared.retry(Call::Look, "compare the sum of a disk", || self.inner.conclude()).await
+    }
+
     fn is_incremental(&self) -> bool {
         self.inner.is_incremental()
     }

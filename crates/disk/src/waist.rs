@@ -28,6 +28,12 @@ pub trait DiskRead: Send + Sync {
     /// an error.
     async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes>;
 
+    /// Called when all that is listed was read and nothing was finished yet: looks at what only the whole can tell, a sum
+    /// that the source told of its file. [`Kind::Damaged`](model::Kind::Damaged): what was read is not what is there.
+    async fn conclude(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Whether ranges that [`extents`](Self::extents) leaves out are equal to the base. `false` for a full reader.
     fn is_incremental(&self) -> bool {
         false

@@ -34,6 +34,11 @@ pub trait Ranged: Send + Sync {
     /// Reads exactly `len` bytes at `offset`, which lie within the file.
     async fn read(&self, offset: u64, len: usize) -> Result<Bytes>;
 
+    /// See [`DiskRead::conclude`].
+    async fn conclude(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// What it is, for messages: `image 7 of site dr-eu`.
     fn describe(&self) -> String;
 }
@@ -145,6 +150,10 @@ impl DiskRead for RangedRaw {
         Ok(padded.into())
     }
 
+    async fn conclude(&self) -> Result<()> {
+        self.0.file.conclude().await
+    }
+
     fn describe(&self) -> String {
         format!("raw disk in {}", self.0.file.describe())
     }
@@ -177,6 +186,10 @@ impl DiskRead for RangedQcow2 {
             }
             None => self.parsed.read_at(offset, len).await,
         }
+    }
+
+    async fn conclude(&self) -> Result<()> {
+        self.file.file.conclude().await
     }
 
     fn lists_holes(&self) -> bool {

@@ -76,6 +76,9 @@ pub async fn transfer(
         fleet.report(progress);
     }
     flush(&mut zeroes, &mut fleet).await;
+    if !fleet.is_lost() {
+        reader.conclude().await?;
+    }
     fleet.finish(progress).await
 }
 

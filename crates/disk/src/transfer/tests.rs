@@ -55,6 +55,12 @@ impl DiskRead for Model {
         self.read.fetch_add(len as u64, SeqCst);
         Ok(Bytes::copy_from_slice(&self.bytes[offset as usize..offset as usize + len]))
     }
+    async fn conclude(&self) -> Result<()> {
+        match self.fail_at {
+            Some(at) if at == self.size() => Err(Error::new(Kind::Damaged, "cannot read the model: another sum")),
+            _ => Ok(()),
+        }
+    }
     fn is_incremental(&self) -> bool {
         self.incremental
     }
@@ -263,13 +269,16 @@ fn a_leaf_that_the_writer_has_is_not_given_to_it() {
 
 #[test]
 fn a_failing_reader_finishes_nobody() {
-    let reader = Model { fail_at: Some(5 * CHUNK), ..Model::full(vec![1; 8 * CHUNK as usize]) };
-    let (one, seen_one) = Taker::on(vec![0; reader.bytes.len()]);
-    let (two, seen_two) = Taker::on(vec![0; reader.bytes.len()]);
-    let outcome = block_on(transfer(&reader, boxed(vec![one, two]), &Silent));
-    assert_eq!(outcome.unwrap_err().kind(), Kind::Damaged);
-    for seen in [seen_one, seen_two] {
-        assert!(!seen.finished.load(SeqCst));
+    // while it reads, and when the sum of all is looked at
+    for fail_at in [5 * CHUNK, 8 * CHUNK] {
+        let reader = Model { fail_at: Some(fail_at), ..Model::full(vec![1; 8 * CHUNK as usize]) };
+        let (one, seen_one) = Taker::on(vec![0; reader.bytes.len()]);
+        let (two, seen_two) = Taker::on(vec![0; reader.bytes.len()]);
+        let outcome = block_on(transfer(&reader, boxed(vec![one, two]), &Silent));
+        assert_eq!(outcome.unwrap_err().kind(), Kind::Damaged);
+        for seen in [seen_one, seen_two] {
+            assert!(!seen.finished.load(SeqCst));
+        }
     }
 }
 

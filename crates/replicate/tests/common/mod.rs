@@ -34,6 +34,18 @@ pub struct World {
     pub folder: tempfile::TempDir,
 }
 
+/// A restored guest outlives the program that launched it, and would outlive a test that fails, too.
+impl Drop for World {
+    fn drop(&mut self) {
+        for site in ["disks", "dr"] {
+            let instances = std::fs::read_dir(self.path(site).join("instances")).into_iter().flatten().flatten();
+            for pid in instances.filter_map(|it| std::fs::read_to_string(it.path().join("pid")).ok()) {
+                let _ = Command::new("kill").args(["-9", pid.trim()]).status();
+            }
+        }
+    }
+}
+
 impl World {
     /// A configuration with the sites `here` (one server, off) and `dr`, and the vault `main`, which is not created.
     pub fn new() -> Self {

@@ -120,7 +120,7 @@ async fn take(making: &Making<'_>, way: &Way, request: &CaptureRequest) -> Resul
 async fn pin(client: &Client, key: &Key, disks: &[Disk], level: Consistency) -> Result<()> {
     let held = parts::held(client, Some(key)).await?;
     let expected = disks.iter().filter(|disk| disk.place != Place::Blank).count();
-    let bytes: Vec<&Part> = held.iter().filter(|part| part.tags.contains_key(DISK)).collect();
+    let bytes: Vec<&Part> = held.iter().filter(|part| part.has_bytes()).collect();
     if bytes.len() != expected {
         let operation = format!("cannot complete capture `{}`", key.name());
         let why = format!("it has {} of {expected} disks", bytes.len());
@@ -151,7 +151,7 @@ async fn again(client: &Client, request: &CaptureRequest, mut seen: Seen, held: 
     let marks: Vec<&String> = held.iter().filter_map(|part| part.tags.get(PINNED)).collect();
     let mark = marks.first().ok_or_else(|| lost("it was never completed".to_owned()))?;
     let (count, level) = read_mark(mark).ok_or_else(|| lost(format!("its mark `{mark}` is not understood")))?;
-    let bytes: Vec<&Part> = held.iter().filter(|part| part.tags.contains_key(DISK) && is_whole(part)).collect();
+    let bytes: Vec<&Part> = held.iter().filter(|part| part.has_bytes() && is_whole(part)).collect();
     if bytes.len() != count {
         return Err(lost(format!("{} of its {count} parts are left", bytes.len())));
     }
@@ -160,7 +160,7 @@ async fn again(client: &Client, request: &CaptureRequest, mut seen: Seen, held: 
         // an earlier process died between two marks; all parts are its own
         pin(client, &key, &disks, level).await?;
     }
-    let timed = held.iter().filter(|part| part.tags.contains_key(DISK) || part.is(RECORD));
+    let timed = held.iter().filter(|part| part.has_bytes() || part.is(RECORD));
     let taken_at = timed.filter_map(Part::created).min();
     let taken_at = taken_at.ok_or_else(|| lost("no part tells when it was made".to_owned()))?;
     let group = group(client, &seen).await?;

@@ -122,6 +122,11 @@ impl Part {
         self.tags.get(PART).is_some_and(|found| found == part)
     }
 
+    /// Whether a disk of the capture is in it, and it is not merely made of such a part so that that can be read.
+    pub(super) fn has_bytes(&self) -> bool {
+        self.tags.contains_key(DISK) && !self.is(VOLUME) && !self.is(EXPORT)
+    }
+
     pub(super) fn holds(&self, disk: &DiskName) -> bool {
         self.tags.get(DISK).is_some_and(|found| found == disk.as_str())
     }

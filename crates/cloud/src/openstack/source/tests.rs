@@ -246,3 +246,15 @@ async fn a_part_that_somebody_took_away_is_told_as_lost() {
     assert_eq!(error.kind(), Kind::Damaged);
     assert!(error.chain().contains("0 of its 1 parts are left"), "{}", error.chain());
 }
+
+/// A capture is found again after it was read: the image that was made for reading is none of its parts.
+#[tokio::test]
+async fn what_is_made_to_read_a_capture_is_no_part_of_it() {
+    let (fake, world) = fake(volume_backed()).await;
+    let capture = capture::capture(&fake.client, &request()).await.unwrap();
+    export(&fake).await.unwrap_err();
+    // the service did fill it, after all
+    world.lock().unwrap().images.iter_mut().for_each(|image| image["status"] = json!("active"));
+    assert_eq!(capture::capture(&fake.client, &request()).await.unwrap(), capture);
+    assert_eq!(Handle::of(&capture).unwrap().disks, [(DiskName::new("vda").unwrap(), Held::Snapshot("snap-1".into()))]);
+}
