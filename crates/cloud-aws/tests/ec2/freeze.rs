@@ -221,6 +221,23 @@ fn rule(sim: &CloudSim, operation: &str, fault: Value) {
     sim.control("POST", "rules", &json!({"operation": operation, "times": 1, "fault": fault}));
 }
 
+/// A capture of the frozen guest. On a busy machine an emulated guest may be too slow for its appointment, which is told.
+async fn frozen(site: &impl Cloud, sim: &CloudSim, step: &str, fault: Option<&str>) -> Capture {
+    for attempt in 1..=3 {
+        if let Some(kind) = fault {
+            rule(sim, "SendCommand", json!({ "kind": kind }));
+        }
+        let step = format!("{step}-{attempt}");
+        let capture = capture(site, &request(&step, Consistency::Filesystem, false, 20)).await.unwrap();
+        println!("{step}: {:?} {:?}", capture.consistency, capture.warnings);
+        if capture.consistency == Consistency::Filesystem {
+            return capture;
+        }
+        release(site, &capture).await;
+    }
+    panic!("it is never frozen");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guest_that_writes_is_frozen_and_goes_on() {
     let Some(guest) = guest() else { return };
@@ -230,27 +247,24 @@ async fn a_guest_that_writes_is_frozen_and_goes_on() {
     // what was just sent is not found at once
     sim.control("PATCH", "settings", &json!({"weather": {"command_seconds": 1.0}}));
 
-    let frozen = capture(&site, &wanted("frozen")).await.unwrap();
-    println!("{:?} {:?}", frozen.consistency, frozen.warnings);
-    assert_eq!((frozen.consistency, clean(&site, &frozen).await), (Consistency::Filesystem, [true, true]));
+    let well = frozen(&site, &sim, "well", None).await;
+    assert_eq!(clean(&site, &well).await, [true, true]);
     guest.goes_on();
     let crash = capture(&site, &request("crash", Consistency::Crash, false, 20)).await.unwrap();
     assert_eq!(clean(&site, &crash).await, [false, false], "the check above cannot fail");
 
     // an answer is lost, a command runs twice
-    for (nth, fault) in ["drop", "twice"].into_iter().enumerate() {
-        rule(&sim, "SendCommand", json!({"kind": fault}));
-        let frozen = capture(&site, &wanted(fault)).await.unwrap();
-        println!("{fault}: {:?}", frozen.warnings);
-        assert_eq!((frozen.consistency, clean(&site, &frozen).await), (Consistency::Filesystem, [true, true]), "{nth}");
+    for fault in ["drop", "twice"] {
+        let frozen = frozen(&site, &sim, fault, Some(fault)).await;
+        assert_eq!(clean(&site, &frozen).await, [true, true], "{fault}");
     }
     guest.goes_on();
 
     // who cannot hear of it calls a freeze off before it begins: it would be in the way of the next one
     rule(&sim, "GetCommandInvocation", json!({"kind": "status", "status": 400, "code": "InvalidPluginName"}));
     warned(&capture(&site, &wanted("deaf")).await.unwrap(), "InvalidPluginName");
-    let frozen = capture(&site, &wanted("after")).await.unwrap();
-    assert_eq!((frozen.consistency, clean(&site, &frozen).await), (Consistency::Filesystem, [true, true]));
+    let after = frozen(&site, &sim, "after", None).await;
+    assert_eq!(clean(&site, &after).await, [true, true]);
 
     // EC2 is so slow that the guest thaws first
     rule(&sim, "CreateSnapshots", json!({"kind": "delay", "seconds": 40.0}));
@@ -269,7 +283,7 @@ async fn a_guest_that_writes_is_frozen_and_goes_on() {
     let found = capture(&site, &dying).await.unwrap();
     warned(&found, "when its snapshots were taken");
     assert_eq!((clean(&site, &found).await, snapshots(&sim)), ([true, true], gone), "it had been frozen all the same");
-    for capture in [frozen, crash, late, found] {
+    for capture in [well, crash, late, found] {
         release(&site, &capture).await;
     }
 }

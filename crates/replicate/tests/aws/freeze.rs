@@ -38,27 +38,23 @@ fn killed_while_a_guest_is_frozen() {
     let app = json!({"account": account, "region": REGION, "name": "app-1", "disks": [guest.raw]});
     sim.control("POST", "servers", &app);
     until(&sim, 1);
-    let run = |crash: Option<usize>| {
-        let _ = std::fs::remove_file(world.path("points.log"));
-        let mut command = world.command(&["run", "all"]);
-        command.env("REPLICATE_CRASH_LOG", world.path("points.log"));
-        if let Some(number) = crash {
-            command.env("REPLICATE_CRASH_AT", number.to_string());
-        }
-        let output = command.output().unwrap();
-        (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    let run = || {
+        let output = world.run(&["run", "all"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
     };
-    // the first run opens the ledger anew, and passes other points for it
-    run(None);
-    let (done, said) = run(None);
-    assert!(done && said.contains("filesystem consistency") && !said.contains("warning"), "{said}");
-    let number = 1 + world.read("points.log").lines().position(|line| line.contains("aws.thaw.before")).unwrap();
-    let (done, said) = run(Some(number));
-    assert!(!done, "{said}");
-    let last = world.read("points.log");
-    assert!(last.lines().last().unwrap().contains("aws.thaw.before"), "it died elsewhere:\n{last}");
+    // a guest that is emulated may be too slow for its appointment on a busy machine, which is told
+    let mut said = String::new();
+    for _ in 0..3 {
+        said = run();
+        if said.contains("filesystem consistency") {
+            break;
+        }
+    }
+    assert!(said.contains("filesystem consistency") && !said.contains("warning"), "{said}");
+    assert!(world.dies(&["run", "all", "-q"], "aws.thaw.before"), "it was not asked to thaw");
     until(&sim, orders(&sim).unwrap() + 30);
-    let (done, said) = run(None);
+    let said = run();
     println!("{said}");
-    assert!(done && said.contains("crash consistency") && said.contains("when its snapshots were taken"), "{said}");
+    assert!(said.contains("crash consistency") && said.contains("when its snapshots were taken"), "{said}");
 }

@@ -159,9 +159,9 @@ replica-grace = "0s"
         out.into_owned()
     }
 
-    /// Dies at the n-th point of a command; false if it came to its end, which must be a good one.
-    pub fn dies(&self, arguments: &[&str], n: usize) -> bool {
-        let output = self.command(arguments).env("REPLICATE_CRASH_AT", n.to_string()).output().expect("replicate");
+    /// Dies at the n-th point of a command, or at the one of a name; false if it came to its end, which must be a good one.
+    pub fn dies(&self, arguments: &[&str], at: impl ToString) -> bool {
+        let output = self.command(arguments).env("REPLICATE_CRASH_AT", at.to_string()).output().expect("replicate");
         let died = output.status.signal() == Some(9);
         assert!(died || output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         died

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::inventory::{self, Seen};
 use super::machine::{Disk, Place};
 use super::make::Making;
-use super::parts::{self, DISK, Key, PINNED, Part, RECORD, ROOT, Thing};
+use super::parts::{self, Key, PINNED, Part, RECORD, ROOT, Thing};
 use super::way::{Way, way};
 use crate::openstack::api::cinder::Cinder;
 use crate::openstack::api::glance::{Change, Glance};
