@@ -93,6 +93,8 @@ licences() {
       cargo install -q --locked --root "$REPLICATE_CACHE/tools" cargo-deny@0.20.2 || return 1
     rm -rf "$REPLICATE_CACHE/tools/target"
   fi
+  # of all platforms' crates, which a build here does not fetch
+  cargo fetch -q --locked || return 1
   # the advisory database is fetched from a code host that a closed network may not reach
   cargo deny --offline check bans licenses sources
 }
