@@ -236,8 +236,8 @@ async fn a_kill_at_every_point_leaves_nothing() {
     for at in 1.. {
         let run = format!("20261122T030000Z-{at:08x}");
         let Some(when) = run_child(&lab, &run, at) else { break };
-        // the run goes on, or it is given up: both must end with nothing left
-        if at % 2 == 0 {
+        // the run goes on, or it is given up: both must end with nothing left. One that releases its capture takes it no more
+        if at % 2 == 0 && !when.contains("openstack.release.") {
             live(&site, &run).await;
             resumed += 1;
         }
