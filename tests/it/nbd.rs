@@ -41,6 +41,7 @@ async fn serve(folder: &Path, raw: &Path) -> String {
         disks: Vec::new(),
         nics: Vec::new(),
         agent: false,
+        tpm: false,
         tags: Default::default(),
     };
     let point = RestorePoint {

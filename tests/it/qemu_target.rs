@@ -72,6 +72,7 @@ fn machine(firmware: Firmware, bus: DiskBus, size: u64) -> MachineSpec {
             ..NicSpec::default()
         }],
         agent: true,
+        tpm: false,
         tags: Tags::from([("backup".to_owned(), "daily".to_owned())]),
     }
 }

@@ -53,6 +53,7 @@ async fn written(site: &QemuSite, step: &str) -> (ImageDisk, RestorePoint) {
         disks: vec![DiskSpec { name: vda.clone(), size, bus: DiskBus::Virtio, serial: None }],
         nics: Vec::new(),
         agent: false,
+        tpm: false,
         tags: Tags::new(),
     };
     let point = RestorePoint {

@@ -57,6 +57,7 @@ async fn upload(site: &OpenStackSite, file: &str) -> (ImageId, u64, f64) {
         disks: vec![DiskSpec { name: name.clone(), size, bus: DiskBus::Virtio, serial: None }],
         nics: Vec::new(),
         agent: false,
+        tpm: false,
         tags: Tags::new(),
     };
     let point = RestorePoint {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use model::ServerName;
+use model::{MachineSpec, ServerName};
 
 /// What a server is launched with, in a provider's words.
 pub trait Spec: Clone + Default {
@@ -25,6 +25,13 @@ impl<S: Spec> Restore<S> {
     /// What a server gets.
     pub fn of(&self, server: &ServerName) -> S {
         self.servers.get(server).cloned().unwrap_or_default().or(self.usual.clone())
+    }
+}
+
+/// Says, at a site that gives no TPMs, that a server had one.
+pub fn without_tpm(server: &ServerName, machine: &MachineSpec) {
+    if machine.tpm {
+        tracing::warn!(%server, "it gets no TPM: the site gives none");
     }
 }
 

@@ -20,7 +20,7 @@ mod traits;
 
 pub use capabilities::{AWS_IMAGE_OPTIONS, AZURE_IMAGE_OPTIONS, Capabilities, capabilities};
 pub use flight::{Flight, Turn};
-pub use launch_specs::{Restore, Spec};
+pub use launch_specs::{Restore, Spec, without_tpm};
 pub use relay::{CopyRequest, CopyState, ImageCopy, Peer, Relay, Route};
 pub use retry::{RetryOptions, Retrying};
 pub use switch::{Stop, Switch, stays_on};

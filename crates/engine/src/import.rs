@@ -77,6 +77,7 @@ impl Engine {
             disks: specs,
             nics: Vec::new(),
             agent: false,
+            tpm: false,
             tags: Tags::new(),
         };
         let handle = serde_json::to_value(request).map_err(|error| {

@@ -124,10 +124,14 @@ impl Engine {
 
     /// The instance of a restore at the site that it goes to.
     pub(crate) async fn instance_of(&self, run: &RunRecord) -> Result<Option<InstanceId>> {
+        self.launched_by(run, |_| true).await
+    }
+
+    async fn launched_by(&self, run: &RunRecord, wanted: fn(&Resource) -> bool) -> Result<Option<InstanceId>> {
         let Some(site) = &run.site else { return Ok(None) };
         let owned = self.site(site)?.owned().await?;
-        let found = owned.into_iter().find(|resource| resource.kind == "instance" && self.is_of(resource, run));
-        found.map(|resource| InstanceId::new(resource.id)).transpose()
+        let is_it = |it: &Resource| it.kind == "instance" && self.is_of(it, run) && wanted(it);
+        owned.into_iter().find(is_it).map(|resource| InstanceId::new(resource.id)).transpose()
     }
 
     /// What keeps a restore open: its launch had begun, its site is slow to show what it has made, and no server is seen yet. The first look
@@ -178,7 +182,8 @@ impl Engine {
         let restore = run.kind == crate::RunKind::Restore;
         let mut launched = None;
         if restore && self.step_known(&run.id, LAUNCH).await? {
-            launched = self.instance_of(run).await?;
+            // one that is scratch still is not what it is to be, and nobody's server
+            launched = self.launched_by(run, |it| it.role == Role::Replica).await?;
         }
         // before the image is begun there is only scratch; if there is more, the ledger is older than the restore, which went well then
         let begun = self.step_known(&run.id, IMAGE).await? || self.step_known(&run.id, RELAYED).await?;

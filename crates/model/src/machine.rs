@@ -107,6 +107,9 @@ pub struct MachineSpec {
     /// Whether a guest-agent channel was there.
     #[serde(default)]
     pub agent: bool,
+    /// Whether it has a TPM. What that keeps is in no capture: a restored server's is a new one, and empty.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tpm: bool,
     /// The server's own tags.
     #[serde(default)]
     pub tags: Tags,

@@ -269,8 +269,8 @@ fn a_server_at_azure() {
 }
 
 /// The machine `web-1` with two disks at Azure, a guest's that was restored there; the files of its disks, the system's
-/// first.
-fn a_pair(sim: &CloudSim, world: &World) -> Vec<PathBuf> {
+/// first. `firmware` is its line in the guest's description.
+fn a_pair(sim: &CloudSim, world: &World, firmware: &str) -> Vec<PathBuf> {
     let disks: String = ["web-1", "data"]
         .iter()
         .map(|name| {
@@ -279,7 +279,7 @@ fn a_pair(sim: &CloudSim, world: &World) -> Vec<PathBuf> {
             format!("[[disks]]\nname = \"{name}\"\npath = \"{}\"\nformat = \"raw\"\n", file.display())
         })
         .collect();
-    world.write("guests/web-1.toml", &disks);
+    world.write("guests/web-1.toml", &format!("{firmware}\n{disks}"));
     world.fine(&["run", "all", "-q"]);
     world.fine(&["restore", "web-1", "--to", "azure-we", "-q"]);
     let state = sim.control("GET", "state", &Value::Null);
@@ -300,7 +300,7 @@ fn a_pair(sim: &CloudSim, world: &World) -> Vec<PathBuf> {
 fn killed_while_a_machine_of_two_disks_is_captured() {
     let sim = CloudSim::start(&["--calm", "--no-qemu"]);
     let world = world(&sim, 20);
-    let disks = a_pair(&sim, &world);
+    let disks = a_pair(&sim, &world, "");
     assert_eq!(disks.len(), 2);
     policy(&world, "azure-we", "{ to = \"vault:main\" }, { to = \"azure-ne\" }");
     world.fine(&["run", "all", "-q"]);
@@ -336,12 +336,11 @@ fn killed_while_a_machine_of_two_disks_is_captured() {
     assert_eq!(left, expected);
 }
 
-/// A restore of two disks dies: afterwards its server is there with both, as its owner's own, or nothing is.
-#[test]
-fn killed_while_two_disks_are_launched() {
+/// A restore of two disks dies: afterwards its server is there with both, as its owner's own and secured as it was, or nothing is.
+fn killed_while_launched(firmware: &str, security: &Value) {
     let sim = CloudSim::start(&["--calm", "--no-qemu"]);
     let world = world(&sim, 20);
-    a_pair(&sim, &world);
+    a_pair(&sim, &world, firmware);
     let points =
         world.points(&["restore", "web-1", "--from", "azure-we", "--to", "azure-we", "--name", "web-1-0", "-q"]);
     // behind it the restore is done, and nobody has to name its server
@@ -360,11 +359,13 @@ fn killed_while_two_disks_are_launched() {
         let said = String::from_utf8_lossy(&[swept.stdout, swept.stderr].concat()).into_owned();
         world.fine(&["sweep", "-q"]);
         let state = sim.control("GET", "state", &Value::Null);
-        let launched = state["azure"]
+        let server = state["azure"]
             .as_array()
             .unwrap()
             .iter()
-            .any(|it| it["kind"] == "machine" && it["id"].as_str().unwrap().ends_with(&format!("/{name}")));
+            .find(|it| it["kind"] == "machine" && it["id"].as_str().unwrap().ends_with(&format!("/{name}")));
+        assert!(server.is_none_or(|it| it["security"] == *security), "died at {n}: {server:?}");
+        let launched = server.is_some();
         let scratch = state["azure"].as_array().unwrap().iter().filter(|it| it["tags"]["replicate:role"] == "scratch");
         assert_eq!(scratch.count(), 0, "died at {n}: {said}");
         // a server stays with its disks and its image
@@ -374,6 +375,18 @@ fn killed_while_two_disks_are_launched() {
     }
     println!("killed at {deaths} points, after which {servers} servers were there, each with both disks");
     assert!(deaths > 3);
+}
+
+#[test]
+fn killed_while_two_disks_are_launched() {
+    killed_while_launched("", &Value::Null);
+}
+
+#[test]
+fn killed_while_a_server_with_secure_boot_is_launched() {
+    let security =
+        json!({ "securityType": "TrustedLaunch", "uefiSettings": { "secureBootEnabled": true, "vTpmEnabled": true } });
+    killed_while_launched("firmware = { kind = \"uefi\", secure-boot = true }", &security);
 }
 
 /// A token of the identity that the simulator gives to its own machine, and when it ends.

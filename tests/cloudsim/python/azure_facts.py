@@ -310,6 +310,50 @@ def points(sim, client):
     assert list(client.restore_point_collections.list("prod")) == []
 
 
+def trusted(sim, client):
+    """No copy is of Trusted Launch, no disk goes to a machine of another type; a machine is upgraded while it is deallocated."""
+    profile = lambda secure=True, kind="TrustedLaunch": {"securityType": kind, "uefiSettings": {"secureBootEnabled": secure, "vTpmEnabled": True}}
+
+    def machine(name, disk, security=None, size="Standard_B1s"):
+        more = {"securityProfile": security} if security else {}
+        return judged(client.virtual_machines.begin_create_or_update("prod", name, {"location": "westeurope", "tags": {"a": "b"}, "properties": {
+            "hardwareProfile": {"vmSize": size},
+            "storageProfile": {"osDisk": {"osType": "Linux", "createOption": "Attach", "managedDisk": {"id": disk}}},
+            "networkProfile": {"networkInterfaces": [{"id": "/subscriptions/s/card"}]}, **more}}).result())
+
+    change = lambda name, security, **more: client.virtual_machines.begin_update("prod", name, {"properties": {"securityProfile": security}, **more}).result()
+    disk = upload(client, "plain", 20 * MIB, {0: b"\1" * 4096})
+    refused(400, "BadRequest", machine, "web", disk.id, profile())
+    machine("web", disk.id)
+    refused(409, "OperationNotAllowed", change, "web", profile())
+    client.virtual_machines.begin_power_off("prod", "web").result()
+    refused(409, "OperationNotAllowed", change, "web", profile())
+    client.virtual_machines.begin_deallocate("prod", "web").result()
+    refused(400, "BadRequest", change, "web", profile(kind="Standard"))
+    changed = judged(change("web", profile(), tags={"c": "d"}))
+    security = changed.properties.security_profile
+    assert (security.security_type, security.uefi_settings.secure_boot_enabled, security.uefi_settings.v_tpm_enabled) == ("TrustedLaunch", True, True), security
+    assert changed.tags == {"c": "d"} and client.virtual_machines.get("prod", "web").properties.security_profile == security
+    client.virtual_machines.begin_start("prod", "web").result()
+    assert "PowerState/running" in [it.code for it in client.virtual_machines.instance_view("prod", "web").statuses]
+    # what is made of its disk is of its type, without being asked
+    assert client.disks.get("prod", "plain").properties.security_profile.security_type == "TrustedLaunch"
+    one = snapshot(client, "one", disk.id)
+    assert one.properties.security_profile.security_type == "TrustedLaunch"
+    copy = lambda name, **more: client.disks.begin_create_or_update("prod", name, {"location": "westeurope", "properties": {
+        "creationData": {"createOption": "Copy", "sourceResourceId": one.id}, **more}}).result()
+    refused(400, "BadRequest", copy, "asked", securityProfile={"securityType": "TrustedLaunch"})
+    made = copy("made")
+    refused(400, "BadRequest", machine, "db", made.id)
+    refused(400, "BadRequest", machine, "db", made.id, profile(), size="Standard_M64")
+    assert machine("db", made.id, profile(False)).properties.security_profile.uefi_settings.secure_boot_enabled is False
+    # not of the first generation, nor of a size that has none
+    for name, size, more in (("old", "Standard_B1s", {"hyperVGeneration": "V1"}), ("large", "Standard_M64", {})):
+        machine(name, upload(client, name, 20 * MIB, {}, **more).id, size=size)
+        client.virtual_machines.begin_deallocate("prod", name).result()
+        refused(400, "BadRequest", change, name, profile())
+
+
 def slow(sim, client):
     """202 with two addresses: InProgress and Retry-After until the clock has moved on."""
     sim.settings(weather={"arm_seconds": 15})
@@ -327,7 +371,7 @@ def slow(sim, client):
     refused(429, "TooManyRequests", client.disks.get, "prod", "empty")
 
 
-FACTS = [disks, relay, limits, kept, encrypted, asserted, points, slow]
+FACTS = [disks, relay, limits, kept, encrypted, asserted, points, trusted, slow]
 
 
 def main():

@@ -82,9 +82,12 @@ fn azure(sim: &Sim) -> Vec<Value> {
                 "encryption": it.encryption, "state": if open { "open" } else { "there" },
             })
         });
-        let machines = world.azure.machines.values().map(
-            |it| json!({ "kind": "machine", "id": it.id, "region": it.location, "tags": it.tags, "state": it.power }),
-        );
+        let machines = world.azure.machines.values().map(|it| {
+            json!({
+                "kind": "machine", "id": it.id, "region": it.location, "tags": it.tags, "state": it.power,
+                "security": it.security,
+            })
+        });
         let collections = world.azure.collections.values().map(
             |it| json!({ "kind": "collection", "id": it.id, "region": it.location, "tags": it.tags, "state": "there" }),
         );

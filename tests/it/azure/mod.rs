@@ -9,4 +9,5 @@ mod relay;
 mod rights;
 mod storm;
 mod suites;
+mod trusted;
 mod update;

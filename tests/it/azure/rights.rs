@@ -196,7 +196,12 @@ async fn retention_deletes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn restore_launches_and_takes_down() {
     let lab = lab(false, true).await;
-    let (image, _) = image(lab.site().as_ref(), "image").await;
+    let owner = lab.site();
+    let (made, mut point) = written(owner.as_ref(), None, "image").await;
+    point.machine.firmware = model::Firmware::Uefi { secure_boot: true, variables: None };
+    let options = ImageOptions::default();
+    let target = owner.target().unwrap();
+    let image = target.register(&[made], &point, &options, Role::Replica, &token("image")).await.unwrap();
     let (site, _) = sites(&lab, "restore", &role("restore")).await;
     let target = site.target().unwrap();
     let name = ServerName::new("drill-1").unwrap();

@@ -34,6 +34,7 @@ pub fn point(size: u64, root: model::DiskRoot) -> RestorePoint {
             disks: vec![DiskSpec { name: name.clone(), size, bus: DiskBus::Scsi, serial: None }],
             nics: Vec::new(),
             agent: false,
+            tpm: false,
             tags: model::Tags::new(),
         },
         disks: vec![PointDisk { name, size, root }],

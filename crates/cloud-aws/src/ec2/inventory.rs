@@ -144,6 +144,7 @@ fn seen(
         disks,
         nics: it.network_interfaces().iter().map(nic).collect(),
         agent: false,
+        tpm: it.tpm_support().is_some(),
         tags,
     };
     let power = match instance::state(it) {

@@ -49,6 +49,7 @@ async fn start(
 ) -> Result<String> {
     let found = image::show(clients, image.as_str()).await?;
     let point = image::point(clients, &found).await?;
+    cloud::without_tpm(&point.server, &point.machine);
     let spec = restore.of(&point.server);
     let kind = match &spec.instance_type {
         Some(kind) => kind.clone(),

@@ -132,12 +132,21 @@ impl Client {
 
     /// Sets all tags.
     pub(super) async fn tag(&self, what: What, name: &str, tags: &Tags) -> Result<()> {
-        let operation = format!("cannot tag {} {name}", what.word());
+        self.patch("tag", what, name, &json!({ "tags": tags })).await
+    }
+
+    /// Changes what the body names, in one call.
+    pub(super) async fn update(&self, what: What, name: &str, body: &Value) -> Result<()> {
+        self.patch("update", what, name, body).await
+    }
+
+    async fn patch(&self, verb: &str, what: What, name: &str, body: &Value) -> Result<()> {
+        let operation = format!("cannot {verb} {} {name}", what.word());
         let url = self.url(&self.id(what, name), what.version());
-        crash::point(&format!("azure.{}-tag.before", what.path()));
-        let answer = self.send(&operation, Method::PATCH, &url, Some(&json!({ "tags": tags })), false).await?;
+        crash::point(&format!("azure.{}-{verb}.before", what.path()));
+        let answer = self.send(&operation, Method::PATCH, &url, Some(body), false).await?;
         self.settle(&operation, answer).await?;
-        crash::point(&format!("azure.{}-tag.after", what.path()));
+        crash::point(&format!("azure.{}-{verb}.after", what.path()));
         Ok(())
     }
 

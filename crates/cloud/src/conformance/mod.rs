@@ -305,6 +305,7 @@ impl<'a> Bench<'a> {
             disks: disks.iter().map(spec).collect(),
             nics: Vec::new(),
             agent: false,
+            tpm: false,
             tags: Tags::from([("purpose".to_owned(), "conformance".to_owned())]),
         };
         Ok(RestorePoint {

@@ -30,6 +30,7 @@ pub(crate) fn machine(disks: &[&str]) -> MachineSpec {
         disks: disks.iter().map(disk).collect(),
         nics: Vec::new(),
         agent: true,
+        tpm: false,
         tags: Default::default(),
     }
 }

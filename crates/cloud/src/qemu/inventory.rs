@@ -151,6 +151,7 @@ pub(super) async fn examine(qmp: &mut Qmp, sidecar: Option<&Sidecar>) -> Result<
         disks: specs,
         nics: nics(qmp, &devices).await?,
         agent: agent.is_some(),
+        tpm: devices.iter().any(|(_, kind)| kind.starts_with("tpm-")),
         tags: sidecar.map(|sidecar| sidecar.tags.clone()).unwrap_or_default(),
     };
     let agent = sidecar.and_then(|sidecar| sidecar.agent.clone()).or(agent);
@@ -179,6 +180,7 @@ pub(super) fn cold(sidecar: &Sidecar, sizes: Vec<u64>, variables: Option<String>
         disks: specs.collect(),
         nics: sidecar.nics.clone(),
         agent: sidecar.agent.is_some(),
+        tpm: false,
         tags: sidecar.tags.clone(),
     }
 }

@@ -151,6 +151,7 @@ pub fn machine() -> MachineSpec {
         disks: vec![spec("vda"), spec("vdb")],
         nics: Vec::new(),
         agent: true,
+        tpm: false,
         tags: Tags::new(),
     }
 }

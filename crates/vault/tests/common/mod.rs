@@ -114,6 +114,7 @@ fn machine(disks: &[PointDisk]) -> MachineSpec {
         disks: disks.iter().map(spec).collect(),
         nics: Vec::new(),
         agent: false,
+        tpm: false,
         tags: Default::default(),
     }
 }

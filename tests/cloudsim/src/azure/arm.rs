@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::state::{GROUPS, Kind, Resource, SUBSCRIPTION};
-use super::{access, disks, encryption, machines, operations, points, rights, snapshots};
+use super::{access, disks, encryption, machines, operations, points, rights, snapshots, trusted};
 use crate::error::{Answer, ApiError};
 use crate::http::{Request, Response};
 use crate::sim::Sim;
@@ -127,6 +127,7 @@ fn of_machine(sim: &Sim, id: &str, name: &str, action: Option<&str>, request: &R
         ("GET", None) => sim.with(|world| Ok(Response::json(200, &machines::show(machines::vm(world, id)?, world)))),
         ("GET", Some("instanceview")) => machines::instance_view(sim, id),
         ("PUT", None) => machines::create(sim, id, name, request),
+        ("PATCH", None) => trusted::update(sim, id, request),
         ("DELETE", None) => machines::delete(sim, id, request),
         ("POST", Some("retrievebootdiagnosticsdata")) => machines::diagnostics(sim, id, request),
         ("POST", Some(action @ ("start" | "poweroff" | "deallocate"))) => machines::power(sim, id, action, request),

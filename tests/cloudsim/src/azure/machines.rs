@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use super::access::is_open;
 use super::arm::{body, find};
 use super::disks::invalid;
-use super::operations;
 use super::state::{Access, Kind, Power, Vm};
+use super::{operations, trusted};
 use crate::clock::later;
 use crate::error::{Answer, ApiError};
 use crate::http::{Request, Response};
@@ -194,9 +194,7 @@ fn plan(world: &World, id: &str, name: &str, wanted: &Body) -> Answer<Vm> {
         disks.push(found.id.clone());
     }
     let security = wanted.properties.security_profile.clone();
-    if security.as_ref().is_some_and(|it| it["securityType"] == "TrustedLaunch") && !uefi {
-        return Err(ApiError::refuse("BadRequest", "Trusted Launch needs a disk of hyperVGeneration V2."));
-    }
+    trusted::fits(security.as_ref(), find(world, &disks[0])?, &wanted.properties.hardware_profile.vm_size)?;
     let cards = cards(id, &wanted.properties.network_profile)?;
     let now = world.now();
     Ok(Vm {

@@ -17,6 +17,7 @@ mod ranges;
 pub(crate) mod rights;
 mod snapshots;
 pub(crate) mod state;
+mod trusted;
 mod vhd;
 
 pub(crate) use machines::{noticed, restart};

@@ -71,10 +71,13 @@ fn capacity(size: &str) -> (u32, u64) {
 /// The machine.
 pub(super) fn spec(machine: &Shown, disks: &[Disk], known: &[Shown]) -> MachineSpec {
     let boot = disks.first().and_then(|disk| known.iter().find(|it| it.id == disk.id));
-    let secure = machine.text("/securityProfile/securityType") == Some("TrustedLaunch")
-        && machine.properties.pointer("/securityProfile/uefiSettings/secureBootEnabled") == Some(&Value::Bool(true));
+    let trusted = |setting: &str| {
+        machine.text("/securityProfile/securityType") == Some("TrustedLaunch")
+            && machine.properties.pointer("/securityProfile/uefiSettings").and_then(|it| it.get(setting)?.as_bool())
+                == Some(true)
+    };
     let firmware = match boot.and_then(|disk| disk.text("/hyperVGeneration")) {
-        Some("V2") => Firmware::Uefi { secure_boot: secure, variables: None },
+        Some("V2") => Firmware::Uefi { secure_boot: trusted("secureBootEnabled"), variables: None },
         _ => Firmware::Bios,
     };
     let arm = boot.and_then(|disk| disk.text("/supportedCapabilities/architecture")) == Some("Arm64");
@@ -102,6 +105,7 @@ pub(super) fn spec(machine: &Shown, disks: &[Disk], known: &[Shown]) -> MachineS
             .collect(),
         nics: cards.into_iter().flatten().map(card).collect(),
         agent: false,
+        tpm: trusted("vTpmEnabled"),
         tags: own_tags(&machine.tags),
     }
 }
@@ -128,7 +132,7 @@ mod tests {
     fn disks_are_named_by_their_places() {
         let machine = shown(json!({ "id": "/m", "name": "web-1", "properties": {
             "hardwareProfile": { "vmSize": "Standard_D4s_v5" },
-            "securityProfile": { "securityType": "TrustedLaunch", "uefiSettings": { "secureBootEnabled": true } },
+            "securityProfile": { "securityType": "TrustedLaunch", "uefiSettings": { "secureBootEnabled": true, "vTpmEnabled": true } },
             "storageProfile": {
                 "osDisk": { "managedDisk": { "id": "/D/os" } },
                 "dataDisks": [{ "lun": 3, "managedDisk": { "id": "/d/b" } }, { "lun": 0, "managedDisk": { "id": "/d/a" } }],
@@ -144,7 +148,7 @@ mod tests {
         assert_eq!(names, ["os", "lun-0", "lun-3"]);
         let spec = spec(&machine, &found, &known);
         assert_eq!(spec.firmware, Firmware::Uefi { secure_boot: true, variables: None });
-        assert_eq!((spec.vcpus, spec.memory), (4, 16 << 30));
+        assert_eq!((spec.vcpus, spec.memory, spec.tpm), (4, 16 << 30, true));
         assert!(disks(&machine, &known[..1]).is_err(), "a disk of another group is not passed over");
     }
 }

@@ -3,7 +3,7 @@
 //! An instance's id is the machine's name, a slash, and the name under which its disks are found, so that it can be
 //! taken away whole even when the machine is gone already. Its card is made and deleted with it by Azure.
 
-use model::{Error, Firmware, ImageId, InstanceId, Kind, RestorePoint, Result, Role, Tags, Token};
+use model::{Error, ImageId, InstanceId, Kind, RestorePoint, Result, Role, Tags, Token};
 use serde_json::{Value, json};
 
 use super::super::arm::{Shown, What};
@@ -11,6 +11,7 @@ use super::super::http::Client;
 use super::super::restore::LaunchSpec;
 use super::super::{AzureSite, blob, encryption, error::transport, marks};
 use super::image::{self, generation};
+use super::trusted;
 use cloud::{Instance, LaunchOptions, Network, ProbeState};
 
 /// The longest name of a machine that runs Linux; Windows takes 15 for its own name, which a copied disk has already.
@@ -66,7 +67,9 @@ pub(super) async fn launch(
         return Err(taken());
     }
     let (_, point) = image::show(client, image).await?;
-    let launched = Launched { site, image, point: &point, stem: &stem, tags: &tags };
+    let profile = trusted::profile(&point);
+    let first = if profile.is_some() { trusted::unsecured(&tags) } else { tags.clone() };
+    let launched = Launched { site, image, point: &point, stem: &stem, tags: &tags, first: &first };
     if known.is_none() {
         let spec = site.config.restore.of(&point.server);
         let form = launched.form(&spec, options, &name).map_err(|error| error.within(operation.clone()))?;
@@ -82,6 +85,9 @@ pub(super) async fn launch(
             made => made.map_err(|error| error.within(operation.clone()))?,
         }
     }
+    if let Some(profile) = &profile {
+        trusted::secure(client, &name, profile, &tags).await.map_err(|error| error.within(operation.clone()))?;
+    }
     let id = id_of(&name, &tags).ok_or_else(|| wrong("its name is none"))?;
     Ok(Instance { id, ports: Vec::new() })
 }
@@ -92,8 +98,10 @@ struct Launched<'a> {
     image: &'a ImageId,
     point: &'a RestorePoint,
     stem: &'a str,
-    /// Of the machine.
+    /// Of the machine, ...
     tags: &'a Tags,
+    /// ... and when it is made.
+    first: &'a Tags,
 }
 
 impl Launched<'_> {
@@ -160,16 +168,13 @@ impl Launched<'_> {
             Network::Site => spec.subnet.as_ref().ok_or_else(|| missing("subnet"))?,
             Network::Isolated => spec.drill_subnet.as_ref().ok_or_else(|| missing("drill-subnet"))?,
         };
-        if matches!(self.point.machine.firmware, Firmware::Uefi { secure_boot: true, .. }) {
-            tracing::warn!(server = %self.point.server, "secure boot is not enforced: an upload has no Trusted Launch");
-        }
         let address = json!({ "name": "main", "properties": { "primary": true, "subnet": { "id": subnet } } });
         let mut card = json!({ "primary": true, "deleteOption": "Delete", "ipConfigurations": [address] });
         if let Some(group) = &spec.security_group {
             card["networkSecurityGroup"] = json!({ "id": group });
         }
         Ok(json!({
-            "location": self.site.config.location, "tags": self.tags,
+            "location": self.site.config.location, "tags": self.first,
             "properties": {
                 "hardwareProfile": { "vmSize": size },
                 "storageProfile": { "osDisk": { "osType": system(spec) } },

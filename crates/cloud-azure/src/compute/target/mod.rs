@@ -6,6 +6,7 @@ mod image;
 mod instance;
 mod keep;
 mod record;
+mod trusted;
 mod write;
 
 use std::time::Duration;

@@ -117,6 +117,7 @@ impl Sight<'_> {
             disks: disks.iter().map(|disk| disk.spec.clone()).collect(),
             nics: self.cards.iter().map(nic).collect(),
             agent: is_true(self.properties, "hw_qemu_guest_agent"),
+            tpm: self.has_tpm(),
             tags: tags(self.server),
         })
     }
@@ -151,6 +152,11 @@ impl Sight<'_> {
                 Err(Error::new(Kind::Invalid, operation).because(format!("its architecture is {other}")))
             }
         }
+    }
+
+    fn has_tpm(&self) -> bool {
+        let specs = &self.server.flavor.extra_specs;
+        self.properties.contains_key("hw_tpm_version") || specs.contains_key("hw:tpm_version")
     }
 
     fn firmware(&self, arch: Arch) -> Firmware {

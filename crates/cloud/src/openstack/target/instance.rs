@@ -105,6 +105,7 @@ async fn start(
     let point = image::point_of(&boot).ok_or_else(|| {
         Error::new(Kind::Invalid, format!("cannot use image {image}")).because("it carries no restore point")
     })??;
+    crate::without_tpm(&point.server, &point.machine);
     let spec = site.config.restore.of(&point.server);
     let wanted = Wanted { client, point: &point, spec: &spec, token, role };
     let form = server_form(&boot, &wanted, options).await?;

@@ -117,6 +117,7 @@ pub(super) fn prepare(
         }
     }
     let machine = from.point.machine.clone();
+    crate::without_tpm(&from.point.server, &machine);
     let uefi = match &machine.firmware {
         Firmware::Bios => None,
         Firmware::Uefi { secure_boot, variables } => {

@@ -55,7 +55,7 @@ fn names(disks: &[Disk]) -> Vec<&str> {
 #[test]
 fn an_image_backed_server_with_everything() {
     let flavor = json!({"vcpus": 2, "ram": 2048, "disk": 20, "ephemeral": 5, "swap": 512, "original_name": "m1",
-                        "extra_specs": {"os:secure_boot": "required"}});
+                        "extra_specs": {"os:secure_boot": "required", "hw:tpm_version": "2.0"}});
     let server = server(json!({"flavor": flavor}));
     let (b, aa) = (volume("vol-b", Some("/dev/vdb"), json!({})), volume("vol-aa", Some("/dev/vdaa"), json!({})));
     let properties = properties(&[
@@ -71,7 +71,7 @@ fn an_image_backed_server_with_everything() {
     assert_eq!(disks[3].spec.serial.as_deref(), Some("vol-b"));
     assert_eq!(machine.firmware, Firmware::Uefi { secure_boot: true, variables: None });
     assert_eq!((machine.chipset.as_deref(), machine.flavor.as_deref()), (Some("q35"), Some("m1")));
-    assert_eq!((machine.memory, machine.vcpus, machine.agent), (2 << 30, 2, true));
+    assert_eq!((machine.memory, machine.vcpus, machine.agent, machine.tpm), (2 << 30, 2, true, true));
     let tags = [("backup", "daily"), ("blue", ""), ("tier", "front")];
     assert_eq!(machine.tags, tags.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
     assert_eq!(machine.nics[0].model, "virtio-net-pci");

@@ -20,6 +20,7 @@ fn machine(bus: DiskBus) -> MachineSpec {
             ..NicSpec::default()
         }],
         agent: true,
+        tpm: false,
         tags: model::Tags::new(),
     }
 }
