@@ -29,7 +29,7 @@ pub const AWS_IMAGE_OPTIONS: &[ImageOption] = &[
 /// What can be asked of images at sites of kind `azure`; here for the same reason. Names are Azure's ids, which
 /// nobody changes; its locks belong to another provider.
 pub const AZURE_IMAGE_OPTIONS: &[ImageOption] =
-    &[ImageOption::Tags, ImageOption::Immutability, ImageOption::Encryption];
+    &[ImageOption::Tags, ImageOption::Immutability, ImageOption::Encryption, ImageOption::Gallery];
 
 /// The capabilities of a provider by its word in the configuration; none: there is no such provider.
 pub fn capabilities(kind: &str) -> Option<Capabilities> {

@@ -16,7 +16,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use disk::{DiskRead, DiskWrite, Progress};
 use model::{
-    DiskName, Error, ExtentList, ImageId, ImageOption, ImageOptions, InstanceId, Kind, Patience, PointDisk,
+    DiskName, Error, ExtentList, ImageId, ImageOption, ImageOptions, InstanceId, Kind, Patience, PointDisk, Published,
     RestorePoint, Result, Role, ServerName, SiteName, Token,
 };
 use tokio::time::Instant;
@@ -285,6 +285,11 @@ impl Target for Retrying {
     async fn hide(&self, image: &ImageId, hidden: bool) -> Result<()> {
         let target = self.inner_target()?;
         self.shared.retry(Call::Effect, "hide an image", || target.hide(image, hidden)).await
+    }
+
+    async fn publish(&self, image: &ImageId, options: &ImageOptions) -> Result<Published> {
+        let target = self.inner_target()?;
+        self.shared.retry(Call::Effect, "publish an image", || target.publish(image, options)).await
     }
 
     async fn images(&self) -> Result<Vec<(ImageId, RestorePoint)>> {

@@ -8,7 +8,7 @@ use disk::{DiskRead, DiskWrite, Progress};
 use jiff::Timestamp;
 use model::{
     CaptureId, Consistency, Cursor, DiskName, Error, ImageId, ImageOption, ImageOptions, InstanceId, Kind, MachineSpec,
-    PointDisk, RestorePoint, Result, Role, ServerName, SiteName, Tags, Token,
+    PointDisk, Published, RestorePoint, Result, Role, ServerName, SiteName, Tags, Token,
 };
 use serde::{Deserialize, Serialize};
 
@@ -295,6 +295,12 @@ pub trait Target: Send + Sync {
             true => Err(without("hide", image, ImageOption::HideOlder)),
             false => Ok(()),
         }
+    }
+
+    /// Publishes an image in the gallery that the options name, or looks how far that is and mends what has failed. It waits for no
+    /// region. Repeating it is harmless; whatever is published goes when the image is deleted, before it.
+    async fn publish(&self, image: &ImageId, _options: &ImageOptions) -> Result<Published> {
+        Err(without("publish", image, ImageOption::Gallery))
     }
 
     /// Starts an instance of an image. The same token gives the same instance.

@@ -111,6 +111,7 @@ pub(crate) fn fresh(point: &PointId, place: &Place) -> Replica {
         doomed_at: None,
         unprotected_at: None,
         hidden: false,
+        published: None,
         stored_bytes: 0,
     }
 }

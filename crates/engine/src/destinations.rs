@@ -11,7 +11,7 @@ use crate::plan;
 use crate::run::{by_place, point};
 use crate::steps::relay::Relayed;
 use crate::steps::transfer::{self, Lane};
-use crate::steps::{Context, Transferred, hide, register, seal, verify};
+use crate::steps::{Context, Transferred, hide, publish, register, seal, verify};
 use crate::{DestinationState, Problem};
 
 /// Works on all destinations that are not done.
@@ -51,12 +51,19 @@ pub(crate) async fn run(context: &mut Context<'_>, capture: &Capture) -> Result<
     relay_all(context, relays).await
 }
 
-/// A destination has the point, verified: older images are taken off the lists if the policy says so.
+/// A destination has the point, verified: older images are taken off the lists and it is published, if the policy says so.
 pub(crate) async fn finished(context: &mut Context<'_>, point: &RestorePoint, place: &Place) {
     if let Err(error) = hide::run(context.engine, &context.run, place, point).await {
         let message = format!("older images at {place} are still listed: {}", error.chain());
         context.engine.tell(Event::Warning { run: Some(context.run.id.clone()), message: message.clone() });
         context.run.warnings.push(message);
+    }
+    if let Some(policy) = context.run.with.clone() {
+        let told = publish::run(context.engine, &policy, &point.server, place).await;
+        for message in told.unwrap_or_else(|error| vec![error.chain()]) {
+            context.engine.tell(Event::Warning { run: Some(context.run.id.clone()), message: message.clone() });
+            context.run.warnings.push(message);
+        }
     }
     if let Some(destination) = by_place(&mut context.run).get_mut(place) {
         destination.state = DestinationState::Done;

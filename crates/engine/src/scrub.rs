@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
-use model::{Place, PointId, Replica, ReplicaState, Result, VaultName, crash};
+use model::{Error, Kind, Place, PointId, Replica, ReplicaState, Result, VaultName, crash};
 
 use crate::adopt::fresh;
 use crate::archive::CheckScope;
 use crate::ledger::{self, Batch, Tree};
 use crate::plan::Held;
 use crate::records::{point_key, replica_key};
-use crate::steps::verify;
+use crate::steps::{publish, verify};
 use crate::{Engine, Problem, VerifiedReplica, VerifyReport, VerifyRequest};
 
 impl Engine {
@@ -75,7 +75,7 @@ impl Engine {
             let id = &held.point.id;
             match damaged.get(id) {
                 Some(why) => {
-                    let error = model::Error::new(model::Kind::Damaged, format!("point {id} at {place} is damaged"));
+                    let error = Error::new(Kind::Damaged, format!("point {id} at {place} is damaged"));
                     let error = error.because((*why).clone()).hint("the next run stores what is damaged again");
                     self.judge(held, place, Some(Problem::from(&error)), report).await?;
                 }
@@ -132,10 +132,26 @@ impl Engine {
                     report.bytes += bytes;
                     self.judge(held, place, None, report).await?;
                 }
-                Err(error) if error.kind() == model::Kind::Damaged => {
+                Err(error) if error.kind() == Kind::Damaged => {
                     self.judge(held, place, Some(Problem::from(&error)), report).await?;
                 }
                 Err(error) => report.problems.push(Problem::from(&error)),
+            }
+        }
+        self.look_after_published(place, held, report).await
+    }
+
+    /// What is under way to galleries is looked at, and what failed begun anew.
+    async fn look_after_published(&self, place: &Place, held: &[Held], report: &mut VerifyReport) -> Result<()> {
+        let policies = self.policies();
+        let all: BTreeSet<_> =
+            held.iter().filter_map(|it| Some((it.point.policy.as_ref()?, &it.point.server))).collect();
+        for (policy, server) in all {
+            let Some(policy) = policies.iter().find(|it| it.name == *policy) else { continue };
+            for message in publish::run(self, policy, server, place).await? {
+                let error =
+                    Error::new(Kind::Transient, format!("an image of {server} is not published")).because(message);
+                report.problems.push(Problem::from(&error));
             }
         }
         Ok(())

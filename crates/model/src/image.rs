@@ -34,6 +34,18 @@ impl fmt::Display for Visibility {
     }
 }
 
+/// Where images are published, for others to make servers from.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct Gallery {
+    /// Its name at the site.
+    pub name: String,
+    /// Regions beside the site's own.
+    pub regions: Vec<String>,
+    /// Whether it may lean on the image instead of being a copy of it: to be had at once, in the site's region alone.
+    pub shallow: bool,
+}
+
 /// What a policy asks of the images at one destination. The default asks nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
@@ -56,6 +68,8 @@ pub struct ImageOptions {
     pub hide_older: bool,
     /// In which of the provider's stores it lies, and in no others.
     pub stores: Vec<String>,
+    /// Where it is published once it is verified.
+    pub gallery: Option<Gallery>,
 }
 
 /// One word of the vocabulary; a provider's capabilities are a list of these.
@@ -80,11 +94,13 @@ pub enum ImageOption {
     HideOlder,
     /// `stores`
     Stores,
+    /// `gallery`
+    Gallery,
 }
 
 impl ImageOption {
     /// Every option.
-    pub const ALL: [ImageOption; 9] = [
+    pub const ALL: [ImageOption; 10] = [
         ImageOption::Name,
         ImageOption::Tags,
         ImageOption::Visibility,
@@ -94,6 +110,7 @@ impl ImageOption {
         ImageOption::Encryption,
         ImageOption::HideOlder,
         ImageOption::Stores,
+        ImageOption::Gallery,
     ];
 
     /// Its key in a policy.
@@ -108,6 +125,7 @@ impl ImageOption {
             ImageOption::Encryption => "encryption",
             ImageOption::HideOlder => "hide-older",
             ImageOption::Stores => "stores",
+            ImageOption::Gallery => "gallery",
         }
     }
 }
@@ -128,6 +146,7 @@ impl ImageOptions {
             ImageOption::Encryption => self.encryption.is_some(),
             ImageOption::HideOlder => self.hide_older,
             ImageOption::Stores => !self.stores.is_empty(),
+            ImageOption::Gallery => self.gallery.is_some(),
         };
         ImageOption::ALL.into_iter().filter(asks).collect()
     }
@@ -262,6 +281,7 @@ mod tests {
             encryption: Some("k".into()),
             hide_older: true,
             stores: vec!["s".into()],
+            gallery: Some(Gallery { name: "g".into(), ..Gallery::default() }),
         };
         assert_eq!(options.asked(), ImageOption::ALL);
         let stored = serde_json::to_value(&options).unwrap();

@@ -23,9 +23,9 @@ pub use ids::{
     CaptureId, Cursor, DiskName, ImageId, InstanceId, OwnerId, PointId, PolicyName, RunId, ServerName, SiteName,
     VaultName,
 };
-pub use image::{ImageOption, ImageOptions, PLACEHOLDERS, PriceList, Prices, Via, Visibility, wrong_template};
+pub use image::{Gallery, ImageOption, ImageOptions, PLACEHOLDERS, PriceList, Prices, Via, Visibility, wrong_template};
 pub use machine::{Arch, DiskBus, DiskSpec, Firmware, MachineSpec, NicSpec};
-pub use point::{Consistency, DiskRoot, Place, PointDisk, Replica, ReplicaState, RestorePoint};
+pub use point::{Consistency, DiskRoot, Place, PointDisk, Published, Replica, ReplicaState, Replication, RestorePoint};
 pub use policy::{CapturePolicy, CatchUp, Destination, DrillPolicy, Objectives, Policy, Probe, Schedule, Select};
 pub use retention::{Candidate, Decision, DropReason, Dropped, Keep, Kept, Reason, Standing};
 pub use retry::{Attempts, Patience, parse_retry_after};

@@ -1,11 +1,12 @@
 //! Restore points and their replicas.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{DiskName, ImageId, MachineSpec, OwnerId, PointId, PolicyName, ServerName, SiteName, VaultName};
+use crate::{DiskName, Gallery, ImageId, MachineSpec, OwnerId, PointId, PolicyName, ServerName, SiteName, VaultName};
 
 /// How consistent the captured instant is, from weakest to strongest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -160,6 +161,37 @@ impl ReplicaState {
     }
 }
 
+/// How far a published image is in a region.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Replication {
+    /// It is being copied there, or will be.
+    Underway,
+    /// Servers can be made of it there.
+    Done,
+    /// It did not come there, and why; it is begun anew.
+    Failed(String),
+}
+
+/// An image as it is published.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Published {
+    /// What others call it.
+    pub version: String,
+    /// As it was asked for.
+    pub asked: Gallery,
+    /// By region.
+    pub regions: BTreeMap<String, Replication>,
+}
+
+impl Published {
+    /// Whether all regions have it.
+    pub fn is_whole(&self) -> bool {
+        !self.regions.is_empty() && self.regions.values().all(|state| *state == Replication::Done)
+    }
+}
+
 /// A restore point held somewhere.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Replica {
@@ -187,6 +219,9 @@ pub struct Replica {
     /// Whether it was taken off people's lists, since a newer one is there.
     #[serde(default)]
     pub hidden: bool,
+    /// Where it is published, as it was seen last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub published: Option<Published>,
     /// Bytes that this replica added where it is.
     #[serde(default)]
     pub stored_bytes: u64,

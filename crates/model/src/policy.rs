@@ -141,14 +141,14 @@ impl From<Place> for Destination {
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum StoredDestination {
-    Whole { place: Place, via: Via, image: ImageOptions },
+    Whole { place: Place, via: Via, image: Box<ImageOptions> },
     Place(Place),
 }
 
 impl From<StoredDestination> for Destination {
     fn from(stored: StoredDestination) -> Self {
         match stored {
-            StoredDestination::Whole { place, via, image } => Self { place, via, image },
+            StoredDestination::Whole { place, via, image } => Self { place, via, image: *image },
             StoredDestination::Place(place) => place.into(),
         }
     }

@@ -71,7 +71,8 @@ fn left(sim: &CloudSim) -> Vec<String> {
 fn held(sim: &CloudSim, world: &World) -> (BTreeSet<String>, BTreeSet<String>) {
     let state = sim.control("GET", "state", &Value::Null);
     let name = |id: &Value| id.as_str().unwrap().rsplit('/').next().unwrap().to_owned();
-    let there = state["azure"].as_array().unwrap().iter().map(|it| name(&it["id"])).collect();
+    let snapshots = state["azure"].as_array().unwrap().iter().filter(|it| it["kind"] == "snapshot");
+    let there = snapshots.map(|it| name(&it["id"])).collect();
     let points = world.json(&["points"]);
     let replicas = points["report"].as_array().unwrap().iter().flat_map(|point| point["replicas"].as_array().unwrap());
     (there, replicas.filter_map(|it| it["image"].as_str().map(str::to_owned)).collect())
@@ -144,8 +145,8 @@ fn from_region_to_region() {
     assert_eq!(left(&sim), ["snapshot", "snapshot"]);
 }
 
-/// Dies at points of runs, one after the other; each time the next run finishes, and at the end nothing is left over.
-fn killed(to: &str, regions: usize, stride: usize) {
+/// Dies at points of runs, one after the other; each time the next run finishes, and at the end there is what is expected.
+fn killed(to: &str, expected: &[&str], stride: usize) {
     let sim = CloudSim::start(&["--calm", "--no-qemu"]);
     let world = world(&sim, 9);
     policy(&world, "here", to);
@@ -166,19 +167,62 @@ fn killed(to: &str, regions: usize, stride: usize) {
     assert!(deaths > 3);
     // a dead process cannot end its access for reading: that runs out by itself, and is no resource
     let left: Vec<String> = left(&sim).into_iter().map(|it| it.trim_end_matches(" open").to_owned()).collect();
-    assert_eq!(left, vec!["snapshot"; regions]);
+    assert_eq!(left, expected);
     let (there, known) = held(&sim, &world);
     assert_eq!(there, known);
 }
 
 #[test]
 fn killed_anywhere() {
-    killed("{ to = \"azure-we\" }", 1, 9);
+    killed("{ to = \"azure-we\" }", &["snapshot"], 9);
 }
 
 #[test]
 fn killed_anywhere_on_the_way_to_another_region() {
-    killed("{ to = \"azure-we\" }, { to = \"azure-ne\", via = \"relay\" }", 2, 17);
+    killed("{ to = \"azure-we\" }, { to = \"azure-ne\", via = \"relay\" }", &["snapshot"; 2], 17);
+}
+
+#[test]
+fn killed_anywhere_on_the_way_to_a_gallery() {
+    let to = "{ to = \"azure-we\", gallery = { name = \"replicas\" } }";
+    killed(to, &["definition", "disk of a version", "snapshot", "version"], 11);
+}
+
+/// Nobody waits for a region: a later run and a check look how far it is; whatever is published goes with its image.
+#[test]
+fn images_in_a_gallery() {
+    let sim = CloudSim::start(&["--calm", "--no-qemu"]);
+    let world = world(&sim, 20);
+    let settings = world.read("replicate.toml");
+    let without_key: Vec<&str> = settings.lines().filter(|line| !line.starts_with("disk-encryption-set")).collect();
+    world.write("replicate.toml", &without_key.join("\n"));
+    policy(&world, "here", "{ to = \"azure-we\", gallery = { name = \"replicas\", regions = [\"eastus\"] } }");
+    world.fine(&["check"]);
+    let weather = |weather: Value| sim.control("PATCH", "settings", &json!({ "weather": weather }));
+    weather(json!({ "replicate_seconds": 5000, "bad_regions": ["eastus"] }));
+    let report = world.json(&["run", "all"]);
+    assert!(report.to_string().contains("did not come to eastus"), "{report}");
+    assert_eq!(report["report"]["runs"][0]["outcome"], "done", "the point is made all the same");
+    let published = |text: &str| {
+        let points = world.run(&["points"]);
+        let said = String::from_utf8_lossy(&points.stdout).into_owned();
+        assert!(said.contains(text), "{said}");
+    };
+    published("published in 0 of 2 regions");
+    sim.control("POST", "clock", &json!({ "advance": 5001 }));
+    weather(json!({ "replicate_seconds": 0, "bad_regions": [] }));
+    // taken out, put in again, there
+    assert!(!world.run(&["verify", "azure-we", "-q"]).status.success(), "a region has failed");
+    published("published in 1 of 2 regions");
+    change(&world, 3, 4096);
+    world.fine(&["run", "all", "-q"]);
+    world.fine(&["verify", "azure-we", "-q"]);
+    let points = world.json(&["points"]);
+    let regions = points["report"].as_array().unwrap().iter().map(|it| &it["replicas"][0]["published"]["regions"]);
+    assert!(regions.clone().count() == 2, "{points}");
+    assert!(regions.clone().all(|it| *it == json!({ "eastus": "done", "westeurope": "done" })), "{points}");
+    world.prune();
+    assert_eq!(left(&sim), ["definition", "disk of a version", "snapshot", "version"]);
 }
 
 /// One call in five goes wrong in one of five ways, run after run.

@@ -16,25 +16,25 @@ GUEST = sys.argv[1]
 CARD = "/subscriptions/x/resourceGroups/prod/providers/Microsoft.Network/networkInterfaces/card"
 
 
-def console(client, name):
-    at = client.virtual_machines.retrieve_boot_diagnostics_data("prod", name).serial_console_log_blob_uri
+def console(client, name, group="prod"):
+    at = client.virtual_machines.retrieve_boot_diagnostics_data(group, name).serial_console_log_blob_uri
     with urllib.request.urlopen(at, timeout=60) as answer:
         return answer.read().decode(errors="replace")
 
 
-def until(client, name, what, seconds=400):
+def until(client, name, what, seconds=400, group="prod"):
     limit = time.monotonic() + seconds
     while time.monotonic() < limit:
-        found = re.search(what, console(client, name))
+        found = re.search(what, console(client, name, group))
         if found:
             return found
         time.sleep(1)
-    raise AssertionError(f"no {what!r} on the console of {name}:\n{console(client, name)[-2000:]}")
+    raise AssertionError(f"no {what!r} on the console of {name}:\n{console(client, name, group)[-2000:]}")
 
 
-def launch(client, name, disk):
-    return judged(client.virtual_machines.begin_create_or_update("prod", name, {
-        "location": "westeurope", "tags": {"drill": "1"}, "properties": {
+def launch(client, name, disk, group="prod", location="westeurope"):
+    return judged(client.virtual_machines.begin_create_or_update(group, name, {
+        "location": location, "tags": {"drill": "1"}, "properties": {
             "hardwareProfile": {"vmSize": "Standard_B1s"},
             "storageProfile": {"osDisk": {"createOption": "Attach", "osType": "Linux", "managedDisk": {"id": disk}}},
             "networkProfile": {"networkInterfaces": [{"id": CARD}]},
@@ -79,6 +79,15 @@ def main():
         copy = client.disks.begin_create_or_update("prod", "copy", {
             "location": "westeurope", "properties": {
                 "creationData": {"createOption": "Copy", "sourceResourceId": two.id}, "hyperVGeneration": "V1"}}).result()
+        # another region makes a machine of it, through a gallery
+        client.gallery_images.begin_create_or_update("prod", "replicas", "web", {"location": "westeurope", "properties": {
+            "osType": "Linux", "osState": "Specialized", "hyperVGeneration": "V2", "identifier": {"publisher": "p", "offer": "o", "sku": "s"}}}).result()
+        version = client.gallery_image_versions.begin_create_or_update("prod", "replicas", "web", "1.0.0", {"location": "westeurope", "properties": {
+            "publishingProfile": {"targetRegions": [{"name": "westeurope"}, {"name": "northeurope"}]},
+            "storageProfile": {"osDiskImage": {"source": {"id": two.id}}},
+            "safetyProfile": {"allowDeletionOfReplicatedLocations": True}}}).result()
+        far = client.disks.begin_create_or_update("dr", "far", {"location": "northeurope", "properties": {
+            "creationData": {"createOption": "FromImage", "galleryImageReference": {"id": version.id}}}}).result()
         client.virtual_machines.begin_power_off("prod", "web", skip_shutdown=True).result()
         states = [it.code for it in client.virtual_machines.instance_view("prod", "web").statuses]
         assert "PowerState/stopped" in states, states
@@ -86,6 +95,13 @@ def main():
         found = until(client, "drill", r"REPLICATE-READY boots=(\d+) seq=(\d+)")
         assert int(found[2]) >= 1
         print(f"its copy boots by BIOS: {found[0]}", flush=True)
+        launch(client, "far", far.id, "dr", "northeurope")
+        found = until(client, "far", r"REPLICATE-READY boots=(\d+) seq=(\d+)", group="dr")
+        print(f"and a version of it in another region: {found[0]}", flush=True)
+        client.virtual_machines.begin_delete("dr", "far").result()
+        client.disks.begin_delete("dr", "far").result()
+        client.gallery_image_versions.begin_delete("prod", "replicas", "web", "1.0.0").result()
+        client.gallery_images.begin_delete("prod", "replicas", "web").result()
         for name in ("web", "drill"):
             client.virtual_machines.begin_delete("prod", name).result()
         for name in ("one", "two"):

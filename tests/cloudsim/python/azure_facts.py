@@ -2,6 +2,7 @@
 SAS. What the models of the SDK do not know is a finding."""
 
 import base64
+import datetime
 import hashlib
 import json
 import random
@@ -354,6 +355,106 @@ def trusted(sim, client):
         refused(400, "BadRequest", change, name, profile())
 
 
+def galleries(sim, client):
+    """A version is copied to each region for itself; one that failed is taken out and put in again; a disk of it has its bytes."""
+    sim.settings(weather={"replicate_seconds": 600})
+    data = random.Random(3).randbytes(65536)
+    disks = [upload(client, name, 20 * MIB, {0: data, 4 * MIB: name.encode() * 1024}) for name in ("abcd", "efgh")]
+    shots = [snapshot(client, f"s-{disk.name}", disk.id).id for disk in disks]
+    judged(client.galleries.get("prod", "replicas"))
+    refused(404, "ResourceNotFound", client.galleries.get, "prod", "none")
+
+    def define(name, generation="V2", **more):
+        return judged(client.gallery_images.begin_create_or_update("prod", "replicas", name, {"location": "westeurope", "tags": {"a": "b"}, "properties": {
+            "osType": "Linux", "osState": "Specialized", "hyperVGeneration": generation, "architecture": "x64",
+            "identifier": {"publisher": "p", "offer": "o", "sku": name}, **more}}).result())
+
+    def version(regions, publishing={}, safety={}):
+        return {"location": "westeurope", "tags": {"c": "d"}, "properties": {
+            "publishingProfile": {"targetRegions": [{"name": it, "regionalReplicaCount": 1} for it in regions], **publishing},
+            "storageProfile": {"osDiskImage": {"source": {"id": shots[0]}}, "dataDiskImages": [{"lun": 0, "source": {"id": shots[1]}}]},
+            "safetyProfile": {"allowDeletionOfReplicatedLocations": True, **safety}}}
+
+    all, here = client.gallery_image_versions, ("prod", "replicas", "web")
+    define("web")
+    refused(409, "PropertyChangeNotAllowed", define, "web", "V1")
+    for name, regions, more in (("1.0", ["westeurope"], {}), ("1.0.0", ["northeurope"], {}), ("1.0.0", ["westeurope", "nowhere"], {}),
+                                ("1.0.0", ["westeurope", "northeurope"], {"replicationMode": "Shallow"})):
+        refused(400, "InvalidParameter", all.begin_create_or_update, *here, name, version(regions, more))
+    for name, generation, more in (("old", "V1", {}), ("trusted", "V2", {"features": [{"name": "SecurityType", "value": "TrustedLaunchSupported"}]})):
+        define(name, generation, **more)
+        refused(400, "InvalidParameter", all.begin_create_or_update, "prod", "replicas", name, "1.0.0", version(["westeurope"]))
+    refused(404, "ResourceNotFound", all.begin_create_or_update, "prod", "replicas", "none", "1.0.0", version(["westeurope"]))
+    all.begin_create_or_update(*here, "2026.1130.30000", version(["West Europe", "northeurope"]), polling=False)
+
+    def look(name="2026.1130.30000"):
+        shown = judged(all.get(*here, name, expand="ReplicationStatus"))
+        return {it.region: (it.state, it.progress) for it in shown.properties.replication_status.summary}, shown
+
+    def disk(name, place, group, lun=None, number="2026.1130.30000"):
+        of = {"id": look(number)[1].id, **({} if lun is None else {"lun": lun})}
+        return judged(client.disks.begin_create_or_update(group, name, {"location": place, "properties": {
+            "creationData": {"createOption": "FromImage", "galleryImageReference": of}}}).result())
+
+    sim.advance(300)
+    states, shown = look()
+    assert {it: state for it, (state, _) in states.items()} == {"West Europe": "Replicating", "northeurope": "Replicating"} and states["northeurope"][1] in range(50, 60), states
+    assert (shown.properties.provisioning_state, shown.properties.replication_status.aggregated_state) == ("Updating", "InProgress")
+    refused(404, "GalleryImageNotFound", disk, "early", "northeurope", "dr")
+    refused(409, "OperationNotAllowed", all.begin_delete, *here, "2026.1130.30000")
+    refused(409, "OperationNotAllowed", all.begin_update, *here, "2026.1130.30000", {"tags": {}})
+    sim.advance(301)
+    assert look()[1].properties.replication_status.aggregated_state == "Completed"
+    refused(409, "PropertyChangeNotAllowed", all.begin_create_or_update, *here, "2026.1130.30000", {**version(["westeurope"]), "location": "northeurope"})
+    # it holds what the snapshots held
+    for name in ("s-abcd", "s-efgh"):
+        client.snapshots.begin_delete("prod", name).result()
+    for lun, name in ((None, "abcd"), (0, "efgh")):
+        made = disk(f"of-{name}", "northeurope", "dr", lun)
+        assert (made.properties.disk_size_bytes, made.properties.hyper_v_generation) == (20 * MIB, "V2")
+        sas = client.disks.begin_grant_access("dr", made.name, {"access": "Read", "durationInSeconds": 60}).result().access_sas
+        assert blob(sas).download_blob(offset=0, length=65536).readall() == data
+        assert blob(sas).download_blob(offset=4 * MIB, length=4096).readall() == name.encode() * 1024
+    assert list(client.snapshots.list_by_resource_group("prod")) == []
+    # one region fails, and the call with it; the others stay
+    change = lambda *regions: all.begin_update(*here, "2026.1130.30000", {"properties": {"publishingProfile": {"targetRegions": [{"name": it} for it in regions]}}})
+    sim.settings(weather={"bad_regions": ["eastus"]})
+    try:
+        change("westeurope", "northeurope", "eastus").result()
+        raise AssertionError("a region without capacity took a version")
+    except HttpResponseError as why:
+        assert "eastus" in str(why), why
+    states, shown = look()
+    assert (states["eastus"][0], states["northeurope"][0], shown.properties.provisioning_state) == ("Failed", "Completed", "Failed"), states
+    sim.settings(weather={"bad_regions": []})
+    change("westeurope", "northeurope", "eastus")
+    assert look()[0]["eastus"][0] == "Failed", "asking again changes nothing"
+    change("westeurope", "northeurope").result()
+    assert "eastus" not in look()[0]
+    all.begin_update(*here, "2026.1130.30000", {"properties": {"publishingProfile": {"targetRegions": [{"name": it} for it in ("westeurope", "northeurope", "eastus")]}}}, polling=False)
+    assert look()[0]["eastus"][0] == "Replicating"
+    sim.advance(601)
+    assert look()[0]["eastus"][0] == "Completed"
+    refused(409, "CannotDeleteResource", client.gallery_images.begin_delete, *here)
+    all.begin_delete(*here, "2026.1130.30000").result()
+    # kept until its end
+    shots[:] = [snapshot(client, f"t-{it.name}", it.id).id for it in disks]
+    sim.settings(weather={"replicate_seconds": 0})
+    end = sim.control("POST", "clock", {})["now"]
+    kept = (datetime.datetime.fromisoformat(end.replace("Z", "+00:00")) + datetime.timedelta(hours=1)).isoformat()
+    made = all.begin_create_or_update(*here, "1.0.0", version(["westeurope"], {"endOfLifeDate": kept}, {"blockDeletionBeforeEndOfLife": True, "allowDeletionOfReplicatedLocations": False})).result()
+    assert judged(made).properties.safety_profile.block_deletion_before_end_of_life
+    refused(409, "OperationNotAllowed", all.begin_delete, *here, "1.0.0")
+    sim.advance(3601)
+    all, client = compute(sim).gallery_image_versions, compute(sim)
+    assert [it.name for it in all.list_by_gallery_image(*here)] == ["1.0.0"]
+    all.begin_delete(*here, "1.0.0").result()
+    all.begin_delete(*here, "1.0.0").result()
+    for name in ("web", "old", "trusted"):
+        client.gallery_images.begin_delete("prod", "replicas", name).result()
+    refused(404, "ResourceNotFound", client.gallery_images.get, *here)
+
+
 def slow(sim, client):
     """202 with two addresses: InProgress and Retry-After until the clock has moved on."""
     sim.settings(weather={"arm_seconds": 15})
@@ -371,7 +472,7 @@ def slow(sim, client):
     refused(429, "TooManyRequests", client.disks.get, "prod", "empty")
 
 
-FACTS = [disks, relay, limits, kept, encrypted, asserted, points, trusted, slow]
+FACTS = [disks, relay, limits, kept, encrypted, asserted, points, trusted, galleries, slow]
 
 
 def main():

@@ -74,6 +74,7 @@ fn azure(sim: &Sim) -> Vec<Value> {
             let kind = match it.kind {
                 Kind::Disk { .. } => "disk",
                 Kind::Snapshot { .. } if it.id.contains("/diskRestorePoints/") => "disk of a point",
+                Kind::Snapshot { .. } if it.id.contains("/galleries/") => "disk of a version",
                 Kind::Snapshot { .. } => "snapshot",
             };
             let open = it.access.is_some();
@@ -91,6 +92,10 @@ fn azure(sim: &Sim) -> Vec<Value> {
         let collections = world.azure.collections.values().map(
             |it| json!({ "kind": "collection", "id": it.id, "region": it.location, "tags": it.tags, "state": "there" }),
         );
-        resources.chain(machines).chain(collections).collect::<Vec<Value>>()
+        let versions = world.azure.versions.values().map(
+            |it| json!({ "kind": "version", "id": it.id, "region": it.location, "tags": it.tags, "state": "there" }),
+        );
+        let definitions = world.azure.definitions.values().map(|it| it.neutral());
+        resources.chain(machines).chain(collections).chain(versions).chain(definitions).collect::<Vec<Value>>()
     })
 }

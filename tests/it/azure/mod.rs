@@ -1,6 +1,7 @@
 //! The provider `azure` against the simulator: the suites, a storm of delays and faults, and a guest that boots.
 
 mod encryption;
+mod gallery;
 mod journey;
 mod keep;
 mod lab;

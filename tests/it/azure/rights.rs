@@ -165,6 +165,14 @@ async fn the_registrar_makes_and_copies_images() {
     let checked = there.target().unwrap().check_written(&copy.image, &request.point.disks[0], &disk::Silent).await;
     assert!(checked.unwrap().is_some());
     relay.commit(&copy, &request, Role::Replica).await.unwrap();
+    // published, where nothing can be had at first
+    let gallery = model::Gallery { name: "replicas".to_owned(), ..model::Gallery::default() };
+    let options = ImageOptions { gallery: Some(gallery), ..ImageOptions::default() };
+    for bad in [json!(["westeurope"]), json!(["westeurope"]), json!([])] {
+        lab.control("PATCH", "settings", Some(&json!({ "weather": { "bad_regions": bad } }))).await;
+        target.publish(&request.image, &options).await.unwrap();
+    }
+    assert!(target.publish(&request.image, &options).await.unwrap().is_whole());
     fits(&lab, "registrar").await;
 }
 
@@ -179,6 +187,9 @@ async fn retention_deletes() {
     let (_, writer) = target.create_disk(&disk(), SIZE, None, &token("upload")).await.unwrap();
     drop(writer);
     let images = target.images().await.unwrap();
+    let gallery = model::Gallery { name: "replicas".to_owned(), ..model::Gallery::default() };
+    let options = ImageOptions { gallery: Some(gallery), ..ImageOptions::default() };
+    assert!(target.publish(&images[0].0, &options).await.unwrap().is_whole());
     let reader = target.open_image(&images[0].0, &disk()).await.unwrap();
     let capture = owner.source().unwrap().capture(&request(&name, "capture", None)).await.unwrap();
     let point = owner.source().unwrap().open(&capture, &capture.disks[0].name, false).await.unwrap();

@@ -5,7 +5,7 @@ use reqwest::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::http::Client;
+use super::http::{Answer, Client};
 
 /// The most pages of one listing: one that never ends is a mistake of somebody's.
 const PAGES: usize = 10_000;
@@ -23,6 +23,10 @@ pub(super) enum What {
     Collection,
     Point,
     PointDisk,
+    /// Of images. What is in it is named by its path below the galleries.
+    Gallery,
+    Definition,
+    Version,
 }
 
 impl What {
@@ -32,6 +36,7 @@ impl What {
             What::Snapshot => "snapshots",
             What::Machine => "virtualMachines",
             What::Collection | What::Point | What::PointDisk => "restorePointCollections",
+            What::Gallery | What::Definition | What::Version => "galleries",
         }
     }
 
@@ -43,6 +48,9 @@ impl What {
             What::Collection => "restore point collection",
             What::Point => "restore point",
             What::PointDisk => "disk restore point",
+            What::Gallery => "gallery",
+            What::Definition => "image definition",
+            What::Version => "image version",
         }
     }
 
@@ -51,6 +59,8 @@ impl What {
         match self {
             What::Disk | What::Snapshot | What::PointDisk => "2024-03-02",
             What::Machine | What::Collection | What::Point => "2024-11-01",
+            // the first that blocks deletion, and before those in which definitions are of Trusted Launch unless they say otherwise
+            What::Gallery | What::Definition | What::Version => "2024-03-03",
         }
     }
 }
@@ -106,6 +116,11 @@ impl Client {
         self.find_as(What::Snapshot, name, KEEPING).await
     }
 
+    /// With more of it than is shown else.
+    pub(super) async fn find_expanded(&self, what: What, name: &str, more: &str) -> Result<Option<Shown>> {
+        self.find_as(what, name, &format!("{}&$expand={more}", what.version())).await
+    }
+
     async fn find_as(&self, what: What, name: &str, version: &str) -> Result<Option<Shown>> {
         self.show(format!("cannot look at {} {name}", what.word()), self.url(&self.id(what, name), version)).await
     }
@@ -121,13 +136,24 @@ impl Client {
     /// Makes something and waits until it is there; `only_new`: whatever has the name already is not touched.
     pub(super) async fn create(&self, what: What, name: &str, body: &Value, only_new: bool) -> Result<()> {
         let operation = format!("cannot create {} {name}", what.word());
-        let url = self.url(&self.id(what, name), what.version());
-        crash::point(&format!("azure.{}-create.before", what.path()));
-        let answer = self.send(&operation, Method::PUT, &url, Some(body), only_new).await?;
-        crash::point(&format!("azure.{}-create.begun", what.path()));
+        let answer = self.put(&operation, what, name, body, only_new).await?;
         self.settle(&operation, answer).await?;
         crash::point(&format!("azure.{}-create.after", what.path()));
         Ok(())
+    }
+
+    /// Begins to make something, and waits for nothing.
+    pub(super) async fn begin(&self, what: What, name: &str, body: &Value) -> Result<()> {
+        let operation = format!("cannot create {} {name}", what.word());
+        self.put(&operation, what, name, body, false).await.map(drop)
+    }
+
+    async fn put(&self, operation: &str, what: What, name: &str, body: &Value, only_new: bool) -> Result<Answer> {
+        let url = self.url(&self.id(what, name), what.version());
+        crash::point(&format!("azure.{}-create.before", what.path()));
+        let answer = self.send(operation, Method::PUT, &url, Some(body), only_new).await?;
+        crash::point(&format!("azure.{}-create.begun", what.path()));
+        Ok(answer)
     }
 
     /// Sets all tags.
@@ -138,6 +164,16 @@ impl Client {
     /// Changes what the body names, in one call.
     pub(super) async fn update(&self, what: What, name: &str, body: &Value) -> Result<()> {
         self.patch("update", what, name, body).await
+    }
+
+    /// Begins to change it, and waits for nothing.
+    pub(super) async fn begin_update(&self, what: What, name: &str, body: &Value) -> Result<()> {
+        let operation = format!("cannot update {} {name}", what.word());
+        let url = self.url(&self.id(what, name), what.version());
+        crash::point(&format!("azure.{}-update.before", what.path()));
+        self.send(&operation, Method::PATCH, &url, Some(body), false).await?;
+        crash::point(&format!("azure.{}-update.begun", what.path()));
+        Ok(())
     }
 
     async fn patch(&self, verb: &str, what: What, name: &str, body: &Value) -> Result<()> {
@@ -195,8 +231,13 @@ impl Client {
 
     /// Everything of a kind in the site's group and region. Complete, or an error.
     pub(super) async fn list(&self, what: What) -> Result<Vec<Shown>> {
+        self.list_below(what, "").await
+    }
+
+    /// The same of what is in something: `DEFINITION/versions`.
+    pub(super) async fn list_below(&self, what: What, above: &str) -> Result<Vec<Shown>> {
         let operation = format!("cannot list every {} of group {}", what.word(), self.config.group);
-        let all = self.id(what, "");
+        let all = self.id(what, above);
         let mut next = Some(self.url(all.trim_end_matches('/'), what.version()));
         let mut found = Vec::new();
         for _ in 0..PAGES {

@@ -91,7 +91,8 @@ fn is_passing(code: &str) -> bool {
 fn meaning(status: StatusCode, code: &str, said: &str) -> (Kind, Option<&'static str>) {
     let quota = code.contains("Quota") || code.contains("LimitExceeded") || code == "SkuNotAvailable";
     let quota = quota || code == "OperationNotAllowed" && said.to_lowercase().contains("quota");
-    if code == "OperationNotAllowed" && said.to_lowercase().contains("immutab") {
+    let kept = |word: &str| code == "OperationNotAllowed" && said.to_lowercase().contains(word);
+    if kept("immutab") || kept("endoflife") {
         return (Kind::Denied, Some("wait until its immutability policy has expired"));
     }
     if quota {
@@ -109,6 +110,8 @@ fn meaning(status: StatusCode, code: &str, said: &str) -> (Kind, Option<&'static
         // what has a SAS, is attached or is being changed
         409 if code == "OperationNotAllowed" => Kind::Invalid,
         409 if code.starts_with("PreviousSnapshot") => Kind::Invalid,
+        // something is in it
+        409 if code == "CannotDeleteResource" => Kind::Invalid,
         408 | 409 | 425 => Kind::Transient,
         429 => Kind::Throttled,
         503 => Kind::Throttled,
@@ -156,6 +159,7 @@ mod tests {
         assert_eq!(refused(409, "OperationNotAllowed", "exceeding approved Total Regional Cores quota"), Kind::Quota);
         assert_eq!(refused(409, "OperationNotAllowed", "Disk d is attached to VM v."), Kind::Invalid);
         assert_eq!(refused(409, "OperationNotAllowed", "its immutability policy has not expired"), Kind::Denied);
+        assert_eq!(refused(409, "OperationNotAllowed", "before its endOfLifeDate"), Kind::Denied);
         assert_eq!(refused(409, "AnotherOperationInProgress", ""), Kind::Transient);
         assert_eq!(refused(409, "PropertyChangeNotAllowed", ""), Kind::Exists);
         assert_eq!(refused(412, "PreconditionFailed", ""), Kind::Exists);

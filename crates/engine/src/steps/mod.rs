@@ -3,6 +3,7 @@
 
 pub(crate) mod capture;
 pub(crate) mod hide;
+pub(crate) mod publish;
 pub(crate) mod register;
 pub(crate) mod relay;
 pub(crate) mod retire;

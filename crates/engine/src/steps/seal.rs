@@ -61,6 +61,7 @@ pub(crate) fn committed(
         doomed_at: None,
         unprotected_at: None,
         hidden: false,
+        published: None,
         stored_bytes,
     };
     let mut batch = Batch::new();

@@ -25,7 +25,7 @@ pub struct Opened {
 
 enum Holder {
     Vault(Box<Vault>),
-    Site(Arc<dyn Cloud>, Replica),
+    Site(Arc<dyn Cloud>, Box<Replica>),
 }
 
 impl Opened {
@@ -75,7 +75,7 @@ pub async fn open(context: &Context, settings: &Settings, name: &str, from: Opti
         }
         Place::Site(site) => {
             let known = settings.sites.get(site).ok_or_else(|| unknown(&format!("site {site}")))?;
-            Holder::Site(wiring::open_site(site, known, &clock), replica.clone())
+            Holder::Site(wiring::open_site(site, known, &clock), Box::new(replica.clone()))
         }
     };
     Ok(Opened { point, place: replica.place, holder })

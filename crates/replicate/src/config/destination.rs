@@ -3,11 +3,13 @@
 
 use std::collections::BTreeSet;
 
-use model::{Destination, ImageOption, ImageOptions, Place, SiteName, VaultName, Via, Visibility, wrong_template};
+use model::{
+    Destination, Gallery, ImageOption, ImageOptions, Place, SiteName, VaultName, Via, Visibility, wrong_template,
+};
 
 use super::document::{Document, below, suggestion};
 use super::policy::Known;
-use super::raw_policy::{RawDestination, RawVia, RawVisibility};
+use super::raw_policy::{RawDestination, RawGallery, RawVia, RawVisibility};
 use super::value::duration;
 
 /// Checks all of them; what is wrong is noted in `document`.
@@ -31,6 +33,7 @@ pub fn destinations(document: &mut Document, raw: Option<Vec<RawDestination>>, k
         let image = image(document, raw, &at);
         refuse(document, &image, &to, known, &at);
         refuse_other_key(document, &image, &to, known, &at);
+        refuse_without_key(document, &image, &to, known, &at);
         found.extend(place.map(|place| Destination { place, via, image }));
     }
     found
@@ -132,7 +135,26 @@ fn image(document: &mut Document, raw: RawDestination, at: &str) -> ImageOptions
         encryption: raw.encryption,
         hide_older,
         stores: words(document, raw.stores, &below(at, "stores")),
+        gallery: raw.gallery.and_then(|raw| gallery(document, raw, &below(at, "gallery"))),
     }
+}
+
+fn gallery(document: &mut Document, raw: RawGallery, at: &str) -> Option<Gallery> {
+    let fine = |c: char| c.is_ascii_alphanumeric() || "_.".contains(c);
+    if let Some(name) = raw.name.as_deref().filter(|name| name.is_empty() || name.len() > 80 || !name.chars().all(fine))
+    {
+        let text = format!("`{name}` is no gallery's name: it has letters, digits, dots and underscores, 80 at most");
+        document.wrong_value(&below(at, "name"), text);
+    }
+    let regions = words(document, raw.regions, &below(at, "regions"));
+    let shallow = raw.shallow.unwrap_or(false);
+    if shallow && !regions.is_empty() {
+        document.wrong_value(
+            &below(at, "shallow"),
+            "a shallow version is not copied to other regions — leave `shallow` or `regions` out",
+        );
+    }
+    Some(Gallery { name: raw.name?, regions, shallow })
 }
 
 /// A list of words, none of them empty or twice.
@@ -173,4 +195,17 @@ fn refuse_other_key(document: &mut Document, image: &ImageOptions, to: &str, kno
         let text = format!("`{asked}` is not the key of site `{to}`, which {has} — make it the site's `{setting}`");
         document.wrong_value(&below(at, "encryption"), text);
     }
+}
+
+/// Refuses to publish without the site's key: it is one region's, and a shallow version has the provider's.
+fn refuse_without_key(document: &mut Document, image: &ImageOptions, to: &str, known: &Known, at: &str) {
+    let (Some(gallery), Some(_)) = (&image.gallery, known.keys.get(to)) else { return };
+    let (key, why) = match gallery.regions.first() {
+        Some(region) => ("regions", format!("in `{region}` it would not be encrypted with the key of site `{to}`")),
+        None if gallery.shallow => {
+            ("shallow", format!("a shallow version is not encrypted with the key of site `{to}`"))
+        }
+        None => return,
+    };
+    document.wrong_value(&below(&below(at, "gallery"), key), format!("{why} — leave it out"));
 }

@@ -122,6 +122,19 @@ pub enum RawVisibility {
     Public,
 }
 
+/// Where images are published, for others to make servers from.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct RawGallery {
+    /// The gallery's name, in the site's resource group.
+    #[schemars(required)]
+    pub name: Option<String>,
+    /// Regions beside the site's own.
+    pub regions: Option<Vec<String>>,
+    /// To be had at once, in the site's own region alone: it leans on the image instead of being a copy. Default: false.
+    pub shallow: Option<bool>,
+}
+
 /// Where replicas go. What is said of images is possible where the site's provider has it.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -151,6 +164,8 @@ pub struct RawDestination {
     pub hide_older: Option<bool>,
     /// The provider's stores that the images lie in, and no others.
     pub stores: Option<Vec<String>>,
+    /// Where the images are published once they are verified.
+    pub gallery: Option<RawGallery>,
 }
 
 /// Either rules or a word.

@@ -11,7 +11,7 @@ fn samples() -> PathBuf {
 
 fn known() -> Known {
     Known {
-        sites: ["lab", "dr-eu", "edge", "cloud-a", "cloud-b", "cloud-c", "cloud-d"]
+        sites: ["lab", "dr-eu", "edge", "cloud-a", "cloud-b", "cloud-c", "cloud-d", "cloud-e"]
             .map(|site| (site.into(), site != "dr-eu", site != "edge"))
             .into(),
         kinds: [
@@ -22,10 +22,15 @@ fn known() -> Known {
             ("cloud-b", "memory"),
             ("cloud-c", "aws"),
             ("cloud-d", "azure"),
+            ("cloud-e", "azure"),
         ]
         .map(|(site, kind)| (site.into(), kind.into()))
         .into(),
-        keys: [("cloud-c".into(), "arn:aws:kms:eu-west-1:123456789012:key/replicas".into())].into(),
+        keys: [
+            ("cloud-c".into(), "arn:aws:kms:eu-west-1:123456789012:key/replicas".into()),
+            ("cloud-e".into(), "/subscriptions/s/diskEncryptionSets/replicas".into()),
+        ]
+        .into(),
         unfrozen: ["cloud-c", "cloud-d"].map(Into::into).into(),
         vaults: vec!["main".into(), "offsite".into()],
     }

@@ -7,7 +7,7 @@ use engine::{
     RunOutcome, RunReport, RunsReport, ServerReport, ServerStatus, StatusReport, SweepReport, VerifyReport,
     verify_proof,
 };
-use model::{Place, ReplicaState, Via};
+use model::{Place, Replica, ReplicaState, Replication, Via};
 
 use super::human::{age, bytes, count, instant, seconds};
 use super::moves;
@@ -194,8 +194,15 @@ fn points_text(points: &[PointReport]) -> String {
         ReplicaState::Doomed => "to be deleted",
     };
     let rows = points.iter().map(|report| {
-        let replicas: Vec<String> =
-            report.replicas.iter().map(|replica| format!("{} ({})", replica.place, state(replica.state))).collect();
+        let published = |replica: &Replica| {
+            let regions = &replica.published.as_ref()?.regions;
+            let done = regions.values().filter(|state| **state == Replication::Done).count();
+            Some(format!(", published in {done} of {}", count(regions.len(), "region")))
+        };
+        let told = |replica: &Replica| {
+            format!("{} ({}{})", replica.place, state(replica.state), published(replica).unwrap_or_default())
+        };
+        let replicas: Vec<String> = report.replicas.iter().map(told).collect();
         let stored: u64 = report.replicas.iter().map(|replica| replica.stored_bytes).sum();
         vec![
             report.point.server.to_string(),

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::state::{GROUPS, Kind, Resource, SUBSCRIPTION};
-use super::{access, disks, encryption, machines, operations, points, rights, snapshots, trusted};
+use super::{access, disks, encryption, galleries, machines, operations, points, rights, snapshots, trusted};
 use crate::error::{Answer, ApiError};
 use crate::http::{Request, Response};
 use crate::sim::Sim;
@@ -40,6 +40,9 @@ pub(super) fn name(method: &str, path: &str) -> String {
     if points::is_one(path) {
         return points::name(method, path);
     }
+    if galleries::is_one(path) {
+        return galleries::name(method, path);
+    }
     if encryption::is_one(path) {
         return "DiskEncryptionSets_Get".to_owned();
     }
@@ -75,6 +78,9 @@ pub(super) fn call(sim: &Sim, path: &str, request: &Request) -> Answer<Response>
     }
     if points::is_one(path) {
         return points::call(sim, path, request);
+    }
+    if galleries::is_one(path) {
+        return galleries::call(sim, path, request);
     }
     if encryption::is_one(path) {
         return encryption::call(path, request);
@@ -238,7 +244,7 @@ fn list(sim: &Sim, path: &str, target: &Target<'_>, request: &Request) -> Answer
                     .resources
                     .iter()
                     .filter(|(id, it)| matches!(it.kind, Kind::Disk { .. }) == (kind == "disks") && here(id))
-                    .filter(|(id, _)| !points::is_one(id));
+                    .filter(|(id, _)| !points::is_one(id) && !galleries::is_one(id));
                 all.map(|(_, it)| show(it, world)).collect()
             }
         };

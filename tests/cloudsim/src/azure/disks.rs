@@ -5,7 +5,7 @@ use serde::Deserialize;
 use super::arm::{body, find, show};
 use super::encryption::Encryption;
 use super::state::{Kind, Power, Resource};
-use super::{access, operations, vhd};
+use super::{access, galleries, operations, vhd};
 use crate::clock::later;
 use crate::error::{Answer, ApiError};
 use crate::http::{Request, Response};
@@ -67,6 +67,17 @@ pub(super) struct CreationData {
     pub(super) upload_size_bytes: Option<u64>,
     #[serde(default)]
     pub(super) provisioned_bandwidth_copy_speed: Option<String>,
+    #[serde(default)]
+    gallery_image_reference: Option<GalleryReference>,
+}
+
+/// A version of a gallery's, and which of its data disks; none: the system's.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GalleryReference {
+    id: String,
+    #[serde(default)]
+    lun: Option<u32>,
 }
 
 pub(super) fn invalid(message: impl Into<String>) -> ApiError {
@@ -215,6 +226,13 @@ fn plan(sim: &Sim, id: &str, name: &str, wanted: &Body) -> Answer<(Resource, Map
                 made.os_type = made.os_type.or(from.os_type);
                 made.generation = made.generation.or(from.generation);
                 made.security = made.security.or(from.security);
+                map = sim.maps.share(&from.unique, &sim.blocks).unwrap_or_default();
+            }
+            "FromImage" => {
+                let of = data.gallery_image_reference.as_ref();
+                let of = of.ok_or_else(|| invalid("Only images of galleries are simulated."))?;
+                let from = galleries::held(world, &of.id, of.lun, &wanted.location)?;
+                (made.bytes, made.os_type, made.generation) = (from.bytes, from.os_type, from.generation);
                 map = sim.maps.share(&from.unique, &sim.blocks).unwrap_or_default();
             }
             other => return Err(invalid(format!("createOption {other} is not simulated"))),

@@ -42,6 +42,13 @@ impl Default for Encryption {
 }
 
 impl Encryption {
+    /// With the key of a set, whatever its kind.
+    pub(super) fn of_set(id: &str) -> Self {
+        let found =
+            find(id).ok().and_then(|(shown, _)| shown["properties"]["encryptionType"].as_str().map(str::to_owned));
+        Self { r#type: found.unwrap_or_else(platform), disk_encryption_set_id: Some(id.to_owned()) }
+    }
+
     /// Whether both name one key: ids are not sensitive to case.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         let set = |it: &Self| it.disk_encryption_set_id.as_ref().map(|id| id.to_lowercase());

@@ -9,6 +9,7 @@ pub(crate) mod assertion;
 mod blob;
 mod disks;
 pub(crate) mod encryption;
+pub(crate) mod galleries;
 mod login;
 mod machines;
 mod operations;

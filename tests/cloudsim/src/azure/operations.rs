@@ -37,7 +37,11 @@ pub(super) fn accepted(sim: &Sim, request: &Request, location: &str, id: &str, b
     // what is of machines is another provider's than what is of disks
     let of_machines = path.contains("/virtualmachines/")
         || path.contains("/restorepointcollections/") && !path.contains("/diskrestorepoints/");
-    let kind = if of_machines { "operations" } else { "DiskOperations" };
+    let kind = match of_machines {
+        true => "operations",
+        false if super::galleries::is_one(&path) => "capsOperations",
+        false => "DiskOperations",
+    };
     let at = format!(
         "http://{host}/azure/arm/subscriptions/{SUBSCRIPTION}/providers/Microsoft.Compute/locations/{location}/\
          {kind}/{id}"

@@ -97,6 +97,9 @@ pub(super) fn needs(method: &str, path: &str, body: &[u8]) -> Vec<String> {
     if kind.eq_ignore_ascii_case("restorePointCollections") {
         return of_points(method, rest);
     }
+    if kind.eq_ignore_ascii_case("galleries") {
+        return of_galleries(method, rest.len());
+    }
     let (name, action) = (rest.first(), rest.get(1));
     let own = match (method, name, action) {
         ("POST", _, Some(action)) => format!("{kind}/{action}/action"),
@@ -139,12 +142,30 @@ fn of_points(method: &str, rest: &[&str]) -> Vec<String> {
     all
 }
 
+/// Of galleries and what is in them. That the source of a version has to be read is a guess.
+fn of_galleries(method: &str, depth: usize) -> Vec<String> {
+    let kind = ["", "/images", "/images/versions"][(depth / 2).min(2)];
+    let verb = match method {
+        "GET" => "read",
+        "DELETE" => "delete",
+        _ => "write",
+    };
+    let mut all = vec![format!("Microsoft.Compute/galleries{kind}/{verb}")];
+    if method == "PUT" && depth == 5 {
+        all.push("Microsoft.Compute/snapshots/read".to_owned());
+    }
+    all
+}
+
 /// What a body refers to.
 fn linked(body: &Value, all: &mut Vec<String>) {
     let text = |path: &str| body.pointer(path).and_then(Value::as_str);
     if let Some(source) = text("/properties/creationData/sourceResourceId") {
         let kind = if source.to_lowercase().contains("/snapshots/") { "snapshots" } else { "disks" };
         all.push(format!("Microsoft.Compute/{kind}/beginGetAccess/action"));
+    }
+    if text("/properties/creationData/galleryImageReference/id").is_some() {
+        all.push("Microsoft.Compute/galleries/images/versions/read".to_owned());
     }
     if body.pointer("/properties/encryption/diskEncryptionSetId").is_some() {
         all.push("Microsoft.Compute/diskEncryptionSets/read".to_owned());

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::encryption::Encryption;
+use super::galleries::{Definition, Version};
 use super::points::{Collection, Point};
 use super::rights::Role;
 use crate::world::resource::Tags;
@@ -34,6 +35,9 @@ pub(crate) struct Azure {
     /// Collections of restore points, and the points in them.
     pub(crate) collections: BTreeMap<String, Collection>,
     pub(crate) points: BTreeMap<String, Point>,
+    /// Definitions of galleries, and their versions.
+    pub(crate) definitions: BTreeMap<String, Definition>,
+    pub(crate) versions: BTreeMap<String, Version>,
     /// What a SAS opens, by its name.
     pub(crate) accesses: BTreeMap<String, Access>,
 }

@@ -27,6 +27,9 @@ pub(crate) struct Weather {
     /// Long-running operations of Azure's Resource Manager.
     pub(crate) arm_seconds: f64,
     pub(crate) instance_seconds: f64,
+    /// Until a version of a gallery has come to a region, and to which regions none comes.
+    pub(crate) replicate_seconds: f64,
+    pub(crate) bad_regions: Vec<String>,
     /// How long Run Command does not find what was just sent.
     pub(crate) command_seconds: f64,
     /// Every listing that is paged has empty pages with a NextToken between the full ones.
@@ -47,6 +50,8 @@ impl Default for Weather {
             volume_seconds: 10.0,
             arm_seconds: 15.0,
             instance_seconds: 20.0,
+            replicate_seconds: 1800.0,
+            bad_regions: Vec::new(),
             command_seconds: 2.0,
             empty_pages: true,
             unwritten_pattern: 0xa5,
@@ -67,6 +72,7 @@ impl Weather {
             volume_seconds: 0.0,
             arm_seconds: 0.0,
             instance_seconds: 0.0,
+            replicate_seconds: 0.0,
             command_seconds: 0.0,
             empty_pages: false,
             ..Self::default()

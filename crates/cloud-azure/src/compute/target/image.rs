@@ -9,6 +9,7 @@ use serde_json::json;
 use super::super::arm::{Shown, What};
 use super::super::http::Client;
 use super::super::{AzureSite, encryption, marks};
+use super::gallery;
 use super::keep::keep;
 use super::record;
 use super::write::WRITTEN;
@@ -83,7 +84,8 @@ pub(super) async fn register(
     let committed = sealed(options, point, role, token, &disks[0].name)?;
     let known = client.find(What::Snapshot, &name).await?;
     // registered by a call whose answer was lost
-    let same = |known: &Shown| known.tags.iter().filter(|(key, _)| *key != record::BASE).eq(&committed);
+    let later = [record::BASE, marks::VERSION];
+    let same = |known: &Shown| known.tags.iter().filter(|(key, _)| !later.contains(&key.as_str())).eq(&committed);
     if !known.as_ref().is_some_and(same) {
         let mut all = Vec::new();
         for disk in disks {
@@ -120,6 +122,7 @@ pub(super) async fn register(
 pub(in crate::compute) fn fits(options: &ImageOptions, site: &AzureSite) -> Result<()> {
     options.within(cloud::AZURE_IMAGE_OPTIONS, "azure")?;
     options.encrypted_by(&format!("what site {} makes", site.config.site), site.config.encryption_set.as_deref())?;
+    gallery::fits(options, site)?;
     marks::fits(&options.tags)
 }
 
@@ -139,10 +142,10 @@ fn further(options: &ImageOptions, role: Role, token: &Token, disk: &DiskName) -
     tags
 }
 
-/// The tags of the boot disk's snapshot of a registered image, but for that of its base.
+/// The tags of the boot disk's snapshot of a registered image, but for that of its base and that of its version.
 fn sealed(options: &ImageOptions, point: &RestorePoint, role: Role, token: &Token, boot: &DiskName) -> Result<Tags> {
     let mut tags = further(options, role, token, boot);
-    let carried = marks::of_point(point, tags.len() + 1)?;
+    let carried = marks::of_point(point, tags.len() + 2)?;
     tags.extend(carried);
     Ok(tags)
 }
@@ -184,9 +187,12 @@ async fn freeze(
     Ok(written.tags.get(record::BASE).map(|base| (record::BASE.to_owned(), base.clone())))
 }
 
-/// Deletes an image: the boot disk's snapshot first, without which the others are leftovers.
+/// Deletes an image: where it is published first, then the boot disk's snapshot, without which the others are leftovers.
 pub(in crate::compute) async fn delete(client: &Client, image: &str) -> Result<()> {
     let found = client.find(What::Snapshot, image).await?;
+    if let Some((boot, version)) = found.as_ref().and_then(|boot| Some((boot, boot.tags.get(marks::VERSION)?))) {
+        gallery::retire(client, version, boot).await?;
+    }
     if let Some(Ok(point)) = found.and_then(|found| marks::point_in(image, &found.tags)) {
         point.disks.iter().for_each(|disk| record::forget(&client.config.scratch, &disk.root));
     }

@@ -188,7 +188,7 @@ impl Launched<'_> {
     }
 }
 
-fn system(spec: &LaunchSpec) -> &'static str {
+pub(super) fn system(spec: &LaunchSpec) -> &'static str {
     if spec.windows.unwrap_or(false) { "Windows" } else { "Linux" }
 }
 

@@ -2,6 +2,7 @@
 
 mod copied;
 mod flight;
+mod gallery;
 mod image;
 mod instance;
 mod keep;
@@ -14,7 +15,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use disk::{DiskRead, DiskWrite, Progress};
 use model::{
-    DiskName, Error, ImageId, ImageOption, ImageOptions, InstanceId, Kind, PointDisk, RestorePoint, Result, Role, Token,
+    DiskName, Error, ImageId, ImageOption, ImageOptions, InstanceId, Kind, PointDisk, Published, RestorePoint, Result,
+    Role, Token,
 };
 
 pub(super) use self::image::{
@@ -91,6 +93,10 @@ impl Target for AzureSite {
             }
         }
         Ok(found)
+    }
+
+    async fn publish(&self, image: &ImageId, options: &ImageOptions) -> Result<Published> {
+        gallery::publish(self, image, options).await
     }
 
     async fn launch(&self, image: &ImageId, options: &LaunchOptions, token: &Token) -> Result<Instance> {
