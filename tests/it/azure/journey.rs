@@ -9,7 +9,8 @@ use cloud::qemu::{Accelerator, QemuConfig, QemuSite, TargetConfig};
 use cloud::{CaptureRequest, Cloud, Consistent, Hook, LaunchOptions, Network, Outcome};
 use disk::{DiskRead, DiskWrite, Format, LEAF, Silent, Written};
 use model::{
-    Consistency, DiskName, DiskRoot, ImageId, ImageOptions, InstanceId, ManualClock, Role, ServerName, SiteName,
+    Consistency, DiskName, DiskRoot, Firmware, ImageId, ImageOptions, InstanceId, ManualClock, Role, ServerName,
+    SiteName,
 };
 use tests::guest::guest;
 
@@ -26,14 +27,21 @@ async fn copy(reader: &dyn DiskRead, writer: Box<dyn DiskWrite>) -> Written {
     written.into_iter().next().unwrap().unwrap()
 }
 
-/// Puts a disk into an image of a site, over that of another image if there is one.
+/// Puts a disk into an image of a site, over that of another image if there is one. What boots at Azure has secure boot.
 async fn image(site: &dyn Cloud, reader: &dyn DiskRead, base: Option<&ImageId>, step: &str) -> (ImageId, DiskRoot) {
     let (target, name, token) = (site.target().unwrap(), DiskName::new("vda").unwrap(), token(step));
     let (made, writer) = target.create_disk(&name, reader.size(), base, &token).await.unwrap();
     let root = copy(reader, writer).await.root;
     let options = ImageOptions::default();
-    let point = point(reader.size(), root);
+    let mut point = point(reader.size(), root);
+    if site.kind() == "azure" {
+        point.machine.firmware = secure();
+    }
     (target.register(&[made], &point, &options, Role::Replica, &token).await.unwrap(), root)
+}
+
+fn secure() -> Firmware {
+    Firmware::Uefi { secure_boot: true, variables: None }
 }
 
 async fn boots(site: &dyn Cloud, image: &ImageId, name: &ServerName, ephemeral: bool) -> InstanceId {
@@ -89,6 +97,7 @@ async fn a_guest_goes_there_and_back() {
     let instance = boots(azure.as_ref(), &there, &server, false).await;
     let source = azure.source().unwrap();
     let capture = source.capture(&request(&server, "capture", None)).await.unwrap();
+    assert_eq!((&capture.machine.firmware, capture.machine.tpm), (&secure(), true));
     let captured = source.open(&capture, &capture.disks[0].name, false).await.unwrap();
     let host = QemuSite::new(
         QemuConfig {
