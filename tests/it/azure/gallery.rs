@@ -187,3 +187,32 @@ async fn what_is_in_the_way_is_told_and_not_touched() {
     let error = target.publish(&theirs, &options(&[])).await.unwrap_err();
     assert!(error.kind() == Kind::Exists && error.chain().contains("installation"), "{}", error.chain());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_days_make_no_second_version_and_leave_none() {
+    let faults = [
+        json!({ "kind": "drop" }),
+        json!({ "kind": "twice" }),
+        json!({ "kind": "reset" }),
+        json!({ "kind": "status", "status": 503, "code": "ServerBusy", "retry_after": 0 }),
+    ];
+    for fault in faults {
+        let lab = lab(false, true).await;
+        let (site, options) = (lab.site(), options(&["northeurope"]));
+        let (image, _) = image(&site, "image", &options).await;
+        for operation in ["Snapshots_Update", "GalleryImages_*", "GalleryImageVersions_*"] {
+            let rule = json!({ "operation": operation, "times": 2, "fault": fault });
+            lab.control("POST", "rules", Some(&rule)).await;
+        }
+        assert!(site.target().unwrap().publish(&image, &options).await.unwrap().is_whole(), "{fault}");
+        let versions = lab.left().await.into_iter().filter(|it| it.starts_with("version ")).count();
+        assert_eq!(versions, 1, "{fault}");
+        for operation in ["GalleryImages_Delete", "GalleryImageVersions_Delete"] {
+            let rule = json!({ "operation": operation, "times": 1, "fault": fault });
+            lab.control("POST", "rules", Some(&rule)).await;
+        }
+        let resource = site.owned().await.unwrap().into_iter().find(|it| it.id == image.as_str()).unwrap();
+        site.delete(&resource).await.unwrap();
+        nothing_left(&lab, &[]).await;
+    }
+}

@@ -23,8 +23,8 @@ pub(crate) async fn run(engine: &Engine, policy: &Policy, server: &ServerName, p
         let ours = held.point.server == *server && held.point.policy.as_ref() == Some(&policy.name);
         let (true, Some(image)) = (ours, &held.image) else { continue };
         let key = replica_key(&held.point.id, place);
-        let replica: Option<Replica> = ledger::get(&*engine.ledger, Tree::Replicas, &key).await?;
-        let Some(replica) = replica.filter(|replica| replica.state.is_good()) else { continue };
+        let known = || ledger::get::<Replica>(&*engine.ledger, Tree::Replicas, &key);
+        let Some(replica) = known().await?.filter(|replica| replica.state.is_good()) else { continue };
         if replica.published.as_ref().is_some_and(|known| known.is_whole() && known.asked == gallery) {
             continue;
         }
@@ -35,8 +35,10 @@ pub(crate) async fn run(engine: &Engine, policy: &Policy, server: &ServerName, p
         match published {
             Ok(published) => {
                 told.extend(failures(image.as_str(), &published));
+                // as it is by now: others judge it meanwhile
+                let Some(replica) = known().await? else { continue };
                 let mut batch = Batch::new();
-                batch.put(Tree::Replicas, key, &Replica { published: Some(published), ..replica })?;
+                batch.put(Tree::Replicas, &*key, &Replica { published: Some(published), ..replica })?;
                 engine.ledger.commit(batch).await?;
             }
             // another one may do
