@@ -11,6 +11,8 @@ pub(super) const PART: &str = "replicate:part";
 pub(super) const DISK: &str = "replicate:disk";
 /// The name under which everything of an instance is found.
 pub(super) const OF: &str = "replicate:of";
+/// What a machine's console had said before the machine was secured.
+pub(super) const SAID: &str = "replicate:said";
 /// Where an image is published: of its boot disk's snapshot.
 pub(super) const VERSION: &str = "replicate:version";
 /// Our part of a point's text; the next parts are `replicate:point-1` and so on.

@@ -214,9 +214,16 @@ pub(super) async fn probe(client: &Client, instance: &InstanceId) -> Result<Prob
     Ok(ProbeState { running, agent: false, panicked })
 }
 
-/// What the serial console has said so far, by boot diagnostics.
+/// What the serial console has said so far, of a secured machine since it is one.
 pub(super) async fn console(client: &Client, instance: &InstanceId) -> Result<String> {
     let name = parts(instance).0;
+    let machine = client.find(What::Machine, name).await?;
+    let said = machine.as_ref().and_then(|machine| machine.tags.get(marks::SAID));
+    Ok(trusted::since(said, log(client, name).await?))
+}
+
+/// What boot diagnostics have kept of the serial console.
+pub(super) async fn log(client: &Client, name: &str) -> Result<String> {
     let operation = format!("cannot read the console of virtual machine {name}");
     let answer = client.act(What::Machine, name, "retrieveBootDiagnosticsData", &Value::Null).await?;
     let Some(url) = answer.get("serialConsoleLogBlobUri").and_then(Value::as_str) else {
