@@ -83,7 +83,10 @@ async fn a_launch_that_is_repeated_secures_once() {
     assert_eq!((first.id.clone(), asked(&lab, &operations).await), (again.id, vec![1, 1, 1, 1]));
     let it = machine(&lab).await;
     assert_eq!((&it["tags"]["replicate:role"], &it["state"]), (&"replica".into(), &"Running".into()));
-    assert!(it["tags"]["replicate:said"].is_string(), "what it said before it was secured would pass for proof: {it:#}");
+    assert!(
+        it["tags"]["replicate:said"].is_string(),
+        "what it said before it was secured would pass for proof: {it:#}"
+    );
     target.destroy(&first.id).await.unwrap();
     nothing_left(&lab, &[&format!("snapshot {image}")]).await;
 }

@@ -3,8 +3,8 @@
 //! twice.
 //!
 //! A sample dies once after each kind of call that makes or deletes something. The sweep dies at numbered points of all,
-//! `REPLICATE_SWEEP=full` at every one (hours), else at a dozen of each scenario; they lie evenly, and `REPLICATE_SEED`
-//! moves them on.
+//! `REPLICATE_SWEEP=calls` at every one before or behind a call to the cloud (an hour), `full` at every one (hours), else at a
+//! dozen of each scenario; they lie evenly, and `REPLICATE_SEED` moves them on.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::process::ExitStatusExt;
@@ -150,10 +150,12 @@ fn passed(folder: &Path) -> Vec<String> {
     std::fs::read_to_string(folder.join("points")).unwrap_or_default().lines().map(str::to_owned).collect()
 }
 
-/// The points to die at: all of them, or a few that lie evenly.
-fn chosen(count: usize) -> Vec<usize> {
+/// The points to die at: all of them, those of calls to the cloud, or a few that lie evenly.
+fn chosen(points: &[String]) -> Vec<usize> {
+    let count = points.len();
     let deaths = match std::env::var("REPLICATE_SWEEP").as_deref() {
         Ok("full") => count,
+        Ok("calls") => return (1..=count).filter(|n| points[n - 1].contains(" openstack.")).collect(),
         _ => 12.min(count),
     };
     let offset = std::env::var("REPLICATE_SEED").map_or(0, |seed| seed.parse().unwrap());
@@ -181,11 +183,12 @@ fn left_running(world: &World, new: &BTreeSet<Thing>, story: &str) -> BTreeSet<T
 async fn sweep(lab: &Lab, folder: &Path, scenario: &str) {
     let before = lab.judge(&CLOUDS);
     assert!(!spawn(lab, folder, scenario, None));
-    let count = passed(folder).len();
+    let points = passed(folder);
+    let count = points.len();
     spawn(lab, folder, "recover", None);
     judged(&before, &tidy(lab, folder, &before).await, folder, scenario, scenario);
     let mut deaths = 0;
-    for n in chosen(count) {
+    for n in chosen(&points) {
         if !spawn(lab, folder, scenario, Some(&n.to_string())) {
             continue;
         }

@@ -244,6 +244,6 @@ async fn a_kill_at_every_point_leaves_nothing() {
         sweep(&lab, &site, &before, &when).await;
         println!("killed at {when}: nothing is left");
     }
-    assert!(resumed > 10, "{resumed} points");
+    assert!(resumed >= 10, "{resumed} points");
     lab.clean(PROJECT);
 }
