@@ -79,7 +79,8 @@ impl Kept {
             settings: Settings { drill_poll: moment, relay_poll: moment, ..Settings::default() },
         };
         let engine = Engine::new(parts).await.unwrap();
-        let (file, image) = (folder.join("files/disk.raw"), folder.join("old.raw"));
+        // where the child is: the ledger notes this path, and is copied elsewhere with all the rest
+        let (file, image) = ("files/disk.raw".into(), folder.join("old.raw"));
         Self { clock, lab, remote, zone, vault, engine, file, image }
     }
 
@@ -253,7 +254,7 @@ fn child() {
 fn spawn(folder: &Path, scenario: &str, of: &str, at: Option<u64>) -> (bool, String) {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "kill::child", "--ignored", "--nocapture", "--test-threads=1"]);
-    command.env("KILL_FOLDER", folder).env("KILL_SCENARIO", scenario).env("KILL_SCENARIO_OF", of);
+    command.current_dir(folder).env("KILL_FOLDER", folder).env("KILL_SCENARIO", scenario).env("KILL_SCENARIO_OF", of);
     command.env_remove("REPLICATE_CRASH_AT");
     if let Some(at) = at {
         command.env("REPLICATE_CRASH_AT", at.to_string());
@@ -305,10 +306,11 @@ fn recovery_of(scenario: &str) -> &str {
     if scenario == "prune" { "prune" } else { "resume" }
 }
 
-/// Dies at points of `scenario`, `every`-th of them, in copies of `from`; `survivor` gets the folder of each dead one. Returns how many.
-fn deaths(from: &Path, scenario: &str, of: &str, every: usize, mut survivor: impl FnMut(&Path)) -> u64 {
+/// Dies at points of `scenario`, from the `first` on the `every`-th of them, in copies of `from`; `survivor` gets the folder of each
+/// dead one. Returns how many.
+fn deaths(from: &Path, scenario: &str, of: &str, (first, every): (u64, usize), mut survivor: impl FnMut(&Path)) -> u64 {
     let mut deaths = 0;
-    for at in (1..).step_by(every.max(1)) {
+    for at in (first..).step_by(every) {
         let folder = tempfile::tempdir_in(from.parent().unwrap()).unwrap();
         copy(from, folder.path());
         if !spawn(folder.path(), scenario, of, Some(at)).0 {
@@ -335,16 +337,27 @@ fn sweep(scenario: &str) {
         }
     }
     let every: Option<usize> = std::env::var("CRASH_EVERY").ok().and_then(|text| text.parse().ok());
-    let (mut pairs, mut turn) = (0, 0);
-    let single = deaths(&base, scenario, scenario, every.unwrap_or(9), |dead| {
-        turn += 1;
-        // a sample takes few pairs of few deaths
-        if every.is_some() || turn % 4 == 2 {
-            pairs += deaths(dead, recovery_of(scenario), scenario, every.unwrap_or(23), |twice| {
-                spawn(twice, "recover", scenario, None);
-            });
-        }
-        spawn(dead, "recover", scenario, None);
+    // beside a sample other tests run; a move has 40,000 pairs, and a core takes three hours for them
+    let lanes = every.map_or(1, |_| std::thread::available_parallelism().map_or(1, usize::from));
+    let step = every.unwrap_or(9).max(1);
+    let lane = |lane: usize| {
+        let (mut pairs, mut turn) = (0, 0);
+        let points = (1 + (lane * step) as u64, step * lanes);
+        let single = deaths(&base, scenario, scenario, points, |dead| {
+            turn += 1;
+            // a sample takes few pairs of few deaths
+            if every.is_some() || turn % 4 == 2 {
+                pairs += deaths(dead, recovery_of(scenario), scenario, (1, every.unwrap_or(23).max(1)), |twice| {
+                    spawn(twice, "recover", scenario, None);
+                });
+            }
+            spawn(dead, "recover", scenario, None);
+        });
+        (single, pairs)
+    };
+    let (single, pairs) = std::thread::scope(|scope| {
+        let running: Vec<_> = (0..lanes).map(|number| scope.spawn(move || lane(number))).collect();
+        running.into_iter().map(|it| it.join().unwrap()).fold((0, 0), |sum, it| (sum.0 + it.0, sum.1 + it.1))
     });
     // an adoption is one commit: in a sample it may be over before the death, and nothing is left to recover from
     assert!(
