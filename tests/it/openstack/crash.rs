@@ -22,9 +22,10 @@ const PROJECT: &str = "crash";
 const CLOUDS: [&str; 2] = ["crash", "crash-two"];
 
 /// The sample: a scenario and the point where it dies; then where its recovery dies, if it does.
-const SAMPLE: [(&str, &[&str]); 5] = [
+const SAMPLE: [(&str, &[&str]); 6] = [
     ("run", &["openstack.capture.image.after"]),
-    ("run", &["openstack.upload.after", "openstack.image-delete.after"]),
+    ("run", &["openstack.stage.after", "openstack.image-delete.after"]),
+    ("drill", &["openstack.import-staged.after"]),
     ("relay", &["openstack.import.after"]),
     ("restore", &["openstack.server-create.after"]),
     ("drill", &["openstack.server-create.after"]),

@@ -66,7 +66,8 @@ pub fn region_config(lab_clouds: &Path, folder: &Path, name: &str, cloud: &str, 
         cloud: CloudRef { cloud: cloud.to_owned(), file: Some(lab_clouds.to_owned()), region: None, interface: None },
         scratch: folder.join("scratch"),
         format: Format::Qcow2,
-        staged: false,
+        // one region is uploaded to, the other one imports
+        staged: name == TWO,
         restore: Restore { usual, ..Restore::default() },
     }
 }

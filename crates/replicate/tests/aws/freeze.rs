@@ -6,11 +6,12 @@ use serde_json::json;
 use tests::guest::guest;
 use tests::sim::CloudSim;
 
+use super::journey::told;
 use super::{REGION, world};
 
 /// The last order that the guest's console has told of.
 fn orders(sim: &CloudSim) -> Option<u64> {
-    sim.console().rsplit_once("REPLICATE-SEQ ")?.1.split_whitespace().next()?.parse().ok()
+    told(&sim.console(), "REPLICATE-SEQ ")
 }
 
 /// Waits until the guest has taken so many orders.

@@ -53,7 +53,7 @@ fn policy(world: &World, from: &str, to: &[&str]) {
 }
 
 /// The last number behind a word on a console.
-fn told(console: &str, word: &str) -> Option<u64> {
+pub fn told(console: &str, word: &str) -> Option<u64> {
     let after = console.rsplit_once(word)?.1;
     after.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
