@@ -126,6 +126,11 @@ pub(super) async fn capture(clients: &Clients, request: &CaptureRequest) -> Resu
     loop {
         let found = whole(clients, &tags).await;
         match bound.bear(found).await? {
+            // what a dead attempt had asked for came late, and nobody was frozen for it
+            Some(Looked::Whole(held)) if held.iter().any(|held| !ids.contains(&held.id)) => {
+                remove(clients, &tags).await?;
+                return Err(Error::new(Kind::Transient, operation()).because("an earlier attempt took effect after it"));
+            }
             Some(Looked::Whole(held)) => {
                 note(clients, &held, reached.level, &mut bound).await?;
                 return describe(clients, request, &seen, held, reached).await;
