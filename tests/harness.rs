@@ -2,5 +2,6 @@
 
 pub mod azurite;
 pub mod guest;
+pub mod judge;
 pub mod seaweed;
 pub mod sim;

@@ -8,6 +8,7 @@ import json
 import re
 import xml.etree.ElementTree as ElementTree
 from datetime import datetime
+from functools import lru_cache
 
 import botocore.session
 
@@ -185,6 +186,12 @@ def query_member(member, path):
     return [(re.compile("^" + re.escape(path).replace(r"\#", r"\d+").replace("#", r"\d+") + "$"), member)]
 
 
+@lru_cache
+def patterns_of(service, operation):
+    shape = model(service).operation_model(operation).input_shape
+    return query_names(shape) if shape else []
+
+
 def request(line, found):
     """A recorded request."""
     service, operation = line["service"], line["operation"]
@@ -198,7 +205,7 @@ def request(line, found):
     if service == "ssm":
         jsn(shape, line["body"], f"request {operation}", found)
         return
-    patterns = query_names(shape) if shape else []
+    patterns = patterns_of(service, operation)
     params = {name: value for name, value in line["params"].items() if name not in ("Action", "Version")}
     for name, value in params.items():
         member = next((member for pattern, member in patterns if pattern.match(name)), None)

@@ -60,6 +60,11 @@ fn azure_is_what_its_own_sdk_expects() {
     run("azure_facts.py", &[]);
 }
 
+#[test]
+fn the_judge_of_azures_requests_sees_mistakes() {
+    run("judge_sees.py", &[]);
+}
+
 /// The folder of the test guest, or why there is none.
 fn guest() -> Result<String, String> {
     if Command::new("qemu-system-x86_64").arg("--version").output().is_err() {

@@ -14,7 +14,7 @@ use model::{DiskName, ManualClock, OwnerId, PointDisk, Result, RunId, ServerName
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
-/// A simulator that ends with the test.
+/// A simulator that ends with the test. What it was asked is judged then.
 pub struct Lab {
     folder: tempfile::TempDir,
     azure: Value,
@@ -26,6 +26,9 @@ impl Drop for Lab {
     fn drop(&mut self) {
         self.serving.abort();
         self.sim.shut_down();
+        if !std::thread::panicking() {
+            tests::judge::requests(&self.folder.path().join("sim/calls.jsonl"));
+        }
     }
 }
 

@@ -1,9 +1,8 @@
 //! Captures of frozen guests: what Systems Manager is asked for, and what is made of its answers; and a real guest that
 //! writes all the time, whose file systems are clean in the snapshots and go on afterwards, whoever dies meanwhile.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use cloud::{Capture, CaptureRequest, Cloud, Consistent, Hook, Outcome};
@@ -102,25 +101,6 @@ async fn nobody_is_frozen_who_cannot_be_and_it_is_told() {
     let plain = capture(&site, &request("crash", Consistency::Crash, false, 3)).await.unwrap();
     assert!(plain.warnings.iter().all(|warning| warning.contains("UEFI")), "{:?}", plain.warnings);
     assert_eq!(calls(&sim, "SendCommand").len(), sent);
-    fit_the_models(&sim);
-}
-
-/// Holds all calls so far against Amazon's own models of them.
-fn fit_the_models(sim: &CloudSim) {
-    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/cloudsim/python");
-    let python = Command::new(scripts.join("python.sh")).output().expect("python.sh");
-    if !python.status.success() {
-        tests::guest::skip::<()>(&format!("no Python with boto3: {}", String::from_utf8_lossy(&python.stderr)));
-        return;
-    }
-    let mut judge = Command::new(String::from_utf8(python.stdout).unwrap().trim());
-    let judge = judge.arg(scripts.join("calls.py")).env("PYTHONDONTWRITEBYTECODE", "1");
-    let mut judge = judge.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let calls = sim.control("GET", "calls", &Value::Null);
-    judge.stdin.take().unwrap().write_all(calls.to_string().as_bytes()).unwrap();
-    let said = judge.wait_with_output().unwrap();
-    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
-    println!("{}", String::from_utf8_lossy(&said.stdout));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,7 +11,7 @@ use super::error::{Refusal, transport};
 use super::pages::{self, Page};
 
 /// The version of the blob interface that is spoken: the first that pages listings of ranges is 2020-10-02.
-const VERSION: &str = "2021-12-02";
+pub(super) const VERSION: &str = "2021-12-02";
 /// The longest that a request may take.
 const ANSWER: std::time::Duration = std::time::Duration::from_secs(120);
 /// The largest listing: ten thousand ranges of some hundred characters.

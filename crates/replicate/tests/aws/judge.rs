@@ -2,7 +2,6 @@
 //! own record.
 
 use std::path::Path;
-use std::process::Command;
 
 use serde_json::Value;
 use tests::sim::CloudSim;
@@ -11,21 +10,14 @@ use super::{REGION, change, world};
 
 /// Reads the newest image back by boto3 and compares it with a file. `None`: there is no Python for it here.
 fn read_back(sim: &CloudSim, disk: &Path) -> Option<String> {
-    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/cloudsim/python");
-    let python = Command::new(scripts.join("python.sh")).output().expect("python.sh");
-    if !python.status.success() {
-        assert!(std::env::var_os("REPLICATE_NO_SKIP").is_none(), "nothing may be skipped here: no Python with boto3");
-        println!("SKIPPED: no Python with boto3: {}", String::from_utf8_lossy(&python.stderr));
-        return None;
-    }
+    let (mut python, scripts) = tests::judge::python()?;
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let (region, account) = (&sim.greeting["regions"][REGION], &sim.greeting["accounts"][0]);
-    let output = Command::new(String::from_utf8(python.stdout).unwrap().trim())
+    let output = python
         .arg(scripts.join("read_back.py"))
         .args([text(&region["ec2"]), text(&region["ebs"]), REGION.to_owned()])
         .arg(disk)
         .env("CLOUDSIM", "")
-        .env("PYTHONDONTWRITEBYTECODE", "1")
         .env("AWS_ACCESS_KEY_ID", text(&account["access-key"]))
         .env("AWS_SECRET_ACCESS_KEY", text(&account["secret-key"]))
         .output()

@@ -53,6 +53,12 @@ pub(crate) fn serve(sim: &Sim, request: &Request, request_id: &str) -> Response 
         "request": request_id, "service": format!("azure-{part}"), "operation": name(request), "status": done.status,
         "method": request.method, "path": path,
     });
+    if matches!(part, "arm" | "blob") {
+        line["query"] = request.query.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
+        let told = request.headers.iter().filter(|(name, _)| *name != "authorization");
+        let told = told.map(|(name, value)| (name.to_string(), json!(value.to_str().unwrap_or_default())));
+        line["headers"] = told.collect();
+    }
     if part == "arm" {
         line["application"] = json!(arm::application(sim, request));
         line["needs"] = json!(rights::needs(&request.method, path, &request.body));

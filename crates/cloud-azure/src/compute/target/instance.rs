@@ -230,7 +230,13 @@ pub(super) async fn log(client: &Client, name: &str) -> Result<String> {
         // nothing was said yet
         return Ok(String::new());
     };
-    let answer = client.http.get(url).send().await.map_err(|error| transport(&operation, error))?;
+    let answer = client
+        .http
+        .get(url)
+        .header("x-ms-version", blob::VERSION)
+        .send()
+        .await
+        .map_err(|error| transport(&operation, error))?;
     match answer.status().as_u16() {
         // the blob comes with the first output
         404 => Ok(String::new()),
