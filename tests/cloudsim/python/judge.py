@@ -236,7 +236,8 @@ def direct(line, operation, shape, found):
             elif name in shape.required_members:
                 found.append(f"request {operation}: {own} is required, and missing")
     for place, names in known.items():
-        for odd in set(given[place]) - names:
+        # by which every SDK tells its version
+        for odd in set(given[place]) - names - {"x-amz-user-agent"}:
             found.append(f"request {operation}: the model has no {place} {odd}")
     if "body" in http:
         jsn(shape, http["body"], f"request {operation}", found)
