@@ -1,6 +1,7 @@
 """What a person with an account does at the cloud, for the tests: makes servers to capture, reads consoles, cleans up.
 
-Usage: hands.py upload CLOUD NAME FILE FORMAT      an image of a file; prints its id
+Usage: hands.py upload CLOUD NAME FILE FORMAT [KEY=VALUE...]
+                                                   an image of a file, with properties; prints its id
        hands.py serve CLOUD NAME image|volume IMAGE [DATA]
                                                    a running server that boots from an image, or from a volume made of
                                                    it; with a second disk, a volume made of the image DATA; prints its id
@@ -30,10 +31,10 @@ DELETED = (("servers", "compute", "/servers/{id}"), ("keypairs", "compute", "/os
            ("networks", "network", "/networks/{id}"))
 
 
-def upload(cloud, name, file, disk_format):
+def upload(cloud, name, file, disk_format, *properties):
     image = connect(cloud).create_image(
         name, filename=file, disk_format=disk_format, container_format="bare", wait=True, timeout=LIMIT,
-        validate_checksum=False)
+        validate_checksum=False, **dict(it.split("=", 1) for it in properties))
     print(image.id)
 
 

@@ -122,13 +122,13 @@ impl Lab {
         self.hands(&["upload", cloud, "guest", self.guest.qcow2.to_str().unwrap(), "qcow2"])
     }
 
-    /// A data disk with an empty file system, as an image.
-    pub fn data_image(&self, cloud: &str) -> String {
+    /// A data disk with an empty file system, as an image with properties.
+    pub fn data_image(&self, cloud: &str, properties: &[&str]) -> String {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("data.raw");
         let made = Command::new("mke2fs").args(["-q", "-t", "ext4", "-F"]).arg(&file).arg("64M").output().unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        self.hands(&["upload", cloud, "data", file.to_str().unwrap(), "raw"])
+        self.hands(&[&["upload", cloud, "data", file.to_str().unwrap(), "raw"], properties].concat())
     }
 
     /// What Nova tells an administrator of a server.

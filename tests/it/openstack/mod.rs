@@ -4,6 +4,7 @@
 //! code with the project tells what is there before and after.
 
 mod crash;
+mod freeze;
 mod house;
 mod increment;
 mod journey;

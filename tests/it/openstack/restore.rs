@@ -62,7 +62,7 @@ async fn a_restored_server_has_what_its_site_says_and_boots_from_volumes() {
     let Some(lab) = lab() else { return };
     lab.clean(PROJECT);
     let image = lab.guest_image(PROJECT);
-    let original = lab.hands(&["serve", PROJECT, SERVER, "image", &image, &lab.data_image(PROJECT)]);
+    let original = lab.hands(&["serve", PROJECT, SERVER, "image", &image, &lab.data_image(PROJECT, &[])]);
     lab.hands(&["key", PROJECT, "ops"]);
     let group = lab.hands(&["group", PROJECT, "ops"]);
     let before = last_order(&lab.console(PROJECT, &original, "REPLICATE-SEQ"));

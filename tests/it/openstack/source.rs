@@ -22,11 +22,11 @@ use super::lab::{LIMIT, Lab, lab};
 const PROJECT: &str = "killed";
 const OWNER: &str = "tests";
 /// Where the guest's root file system begins on its disk: see `make_disk` of the guest's script.
-const ROOT_AT: u64 = 36_864 * 512;
+pub const ROOT_AT: u64 = 36_864 * 512;
 const CLOUDS: &str = "REPLICATE_TEST_CLOUDS";
 const RUN: &str = "REPLICATE_TEST_RUN";
 
-fn site(clouds: &Path, project: &str) -> OpenStackSite {
+pub fn site(clouds: &Path, project: &str) -> OpenStackSite {
     let cloud =
         CloudRef { cloud: format!("{project}-least"), file: Some(clouds.to_owned()), region: None, interface: None };
     OpenStackSite::new(OpenStackConfig {
@@ -43,7 +43,7 @@ fn name(text: &str) -> ServerName {
     ServerName::new(text).unwrap()
 }
 
-fn request(server: &str, run: &str) -> CaptureRequest {
+pub fn request(server: &str, run: &str) -> CaptureRequest {
     let (level, hook, freeze_limit) = (Consistency::Crash, Hook::default(), Duration::from_secs(10));
     let run = RunId::new(run).unwrap();
     let token = Token {
@@ -58,7 +58,8 @@ fn request(server: &str, run: &str) -> CaptureRequest {
 }
 
 fn serve(lab: &Lab, project: &str, server: &str, boots_from: &str) {
-    let id = lab.hands(&["serve", project, server, boots_from, &lab.guest_image(project), &lab.data_image(project)]);
+    let id =
+        lab.hands(&["serve", project, server, boots_from, &lab.guest_image(project), &lab.data_image(project, &[])]);
     lab.console(project, &id, "REPLICATE-SEQ");
 }
 
@@ -120,7 +121,7 @@ fn read_file(disk: &Path, offset: u64, file: &str) -> String {
 }
 
 /// The last order on the root disk and on the data disk.
-async fn orders(site: &dyn Source, capture: &Capture) -> (u64, u64) {
+pub async fn orders(site: &dyn Source, capture: &Capture) -> (u64, u64) {
     let folder = tempfile::tempdir().unwrap();
     let mut seen = Vec::new();
     for (disk, offset, file) in [("vda", ROOT_AT, "/data/seq"), ("vdb", 0, "/seq")] {
