@@ -80,4 +80,20 @@ mod tests {
             println!("SKIPPED: {} cannot be written past the page cache", path.display());
         }
     }
+
+    #[test]
+    fn who_opens_so_and_does_not_write_so_is_written_the_other_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk");
+        let mut output = Output::new(File::create_new(&path).unwrap(), &path);
+        // it opens, and answers EINVAL to whatever is no number
+        output.direct = Some(File::options().write(true).open("/proc/self/oom_score_adj").unwrap());
+        let mut data = Buffer::take(2 * ALIGN);
+        data.as_mut().fill(b'x');
+        let data = data.freeze();
+        assert!(output.write(&data, 0).unwrap());
+        assert!(output.refused.load(Ordering::Relaxed), "it is not asked again");
+        assert!(output.write(&data, 2 * ALIGN as u64).unwrap());
+        assert_eq!(std::fs::read(&path).unwrap(), vec![b'x'; 4 * ALIGN]);
+    }
 }
