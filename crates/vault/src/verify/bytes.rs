@@ -21,7 +21,7 @@ use crate::shared::{Shared, lock};
 /// Leaves that are read and hashed as one piece of work.
 const PIECE: usize = 16;
 /// Pieces at a time.
-const PIECES: usize = 8;
+const PIECES: usize = 16;
 
 /// Leaves of a disk, one after another, and what they must be.
 struct Piece {
@@ -74,7 +74,7 @@ impl Check {
         let point = &manifest.header.point.id;
         for disk in &manifest.disks {
             let open = |table: &DiskTable| {
-                VaultDisk::new(self.shared.clone(), Arc::new(table.clone()), format!("point {point}"))
+                VaultDisk::scattered(self.shared.clone(), Arc::new(table.clone()), format!("point {point}"))
             };
             let before = parent.as_ref().and_then(|parent| parent.disk(&disk.name).ok()).map(open);
             let reader = open(disk);
