@@ -3,8 +3,8 @@
 #
 # Sends MIB (default 1024) of data that does not compress, and reads it back, three times each in turn, and prints a line a
 # time, and at the end what share of curl's throughput the medians are. `summed` and `checked` are curl with a sum of what it
-# sends and reads beside it (openssl, SHA-512), which is what the provider does: at memory speed the sum is the bound. Run it
-# inside the cloud:
+# sends and reads beside it (openssl, SHA-512), which is what the provider does: at memory speed the sum is the bound.
+# RATE=2gbit makes the loopback a network of that speed meanwhile (as root), for all that use it. Run it inside the cloud:
 #   tests/openstack/with.sh 3 tests/bench/openstack.sh
 set -euo pipefail
 here=$(cd "$(dirname "$0")/../.." && pwd); cache=${REPLICATE_CACHE:-$HOME/.cache/replicate}
@@ -12,7 +12,9 @@ lab=${REPLICATE_OPENSTACK:?run this by tests/openstack/with.sh}
 mib=${1:-1024} cloud=alice
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$cache/target}
 [ -n "${BENCH:-}" ] || cargo build --release -q --manifest-path "$here/Cargo.toml" -p cloud --example openstack
-work=$(mktemp -d "$cache/bench.XXXXXX"); trap 'rm -rf "$work"' EXIT
+work=$(mktemp -d "$cache/bench.XXXXXX")
+trap 'rm -rf "$work"; [ -z "${RATE:-}" ] || tc qdisc del dev lo root' EXIT
+[ -z "${RATE:-}" ] || tc qdisc replace dev lo root tbf rate "$RATE" burst 1mb latency 100ms
 head -c $((mib << 20)) /dev/urandom >"$work/disk.raw"
 
 export OS_CLIENT_CONFIG_FILE=$lab/clouds.yaml

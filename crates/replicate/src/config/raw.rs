@@ -116,6 +116,7 @@ pub struct RawS3 {
 /// How a container of an Azure storage account is reached: by the account's key, or by who signs in.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[cfg_attr(not(feature = "azure"), expect(dead_code, reason = "it is understood, and then refused"))]
 pub struct RawAzblob {
     /// Name of the storage account.
     #[schemars(required)]

@@ -148,6 +148,7 @@ pub enum RawFreeze {
 /// Addresses of AWS services, for private endpoints.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[cfg_attr(not(feature = "aws"), expect(dead_code, reason = "it is understood, and then refused"))]
 pub struct RawEndpoints {
     /// EC2.
     pub ec2: Option<String>,
