@@ -16,11 +16,14 @@ use super::inventory::{self, Seen};
 use super::machine::{Disk, Place};
 use super::make::Making;
 use super::parts::{self, Key, PINNED, Part, RECORD, ROOT, Thing};
-use super::way::{Way, way};
+use super::way::{Volumes, Way, way};
 use crate::openstack::api::cinder::Cinder;
 use crate::openstack::api::glance::{Change, Glance};
 use crate::openstack::http::Client;
 use crate::{Capture, CaptureRequest, CapturedDisk, hook};
+
+const TWICE: &str = "does its guest agent run? Where Cinder keeps volumes as files, Nova freezes twice, and fails: ask for crash \
+                     consistency there";
 
 /// What a later process needs to read and to release a capture.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,18 +73,34 @@ pub(super) async fn capture(client: &Client, request: &CaptureRequest) -> Result
     let way = decide(&seen, &disks, group.as_deref(), request)?;
     let making =
         Making { client, seen: &seen, disks: &disks, tags: request.token.tags(Role::Scratch), key: key.clone() };
-    let made = match take(&making, &way, request).await {
-        Ok(()) => pin(client, &key, &disks, way.level).await,
-        Err(error) => Err(error),
-    };
-    if let Err(error) = made {
-        if let Err(left) = parts::remove(client, &key).await {
-            tracing::warn!(error = left.chain(), "a failed capture is left for the next sweep");
-        }
-        return Err(error.within(format!("cannot capture server {}", request.server)));
+    let mut made = make(&making, &way, request).await;
+    if made.as_ref().is_err_and(|error| error.kind() == Kind::Permanent)
+        && let Some(other) = way.without_nova(&disks, &request.consistent)
+    {
+        made = make(&making, &other, request).await;
     }
+    made.map_err(|error| {
+        let hint = (way.volumes == Volumes::Image && error.kind() == Kind::Permanent).then_some(TWICE);
+        let error = error.within(format!("cannot capture server {}", request.server));
+        hint.into_iter().fold(error, Error::hint)
+    })?;
     let held = parts::held(client, Some(&key)).await?;
     again(client, request, seen, held).await
+}
+
+/// Makes the parts and completes them, or leaves none.
+async fn make(making: &Making<'_>, way: &Way, request: &CaptureRequest) -> Result<()> {
+    let (client, key) = (making.client, &making.key);
+    let made = match take(making, way, request).await {
+        Ok(()) => pin(client, key, making.disks, way.level).await,
+        Err(error) => Err(error),
+    };
+    if made.is_err()
+        && let Err(left) = parts::remove(client, key).await
+    {
+        tracing::warn!(error = left.chain(), "a failed capture is left for the next sweep");
+    }
+    made
 }
 
 fn decide(seen: &Seen, disks: &[Disk], group: Option<&str>, request: &CaptureRequest) -> Result<Way> {
@@ -164,7 +183,11 @@ async fn again(client: &Client, request: &CaptureRequest, mut seen: Seen, held: 
     let taken_at = timed.filter_map(Part::created).min();
     let taken_at = taken_at.ok_or_else(|| lost("no part tells when it was made".to_owned()))?;
     let group = group(client, &seen).await?;
-    let warnings = decide(&seen, &disks, group.as_deref(), request).map(|way| way.warnings);
+    let warnings = decide(&seen, &disks, group.as_deref(), request).map(|way| {
+        // snapshots that Nova made come with its image
+        let other = way.without_nova(&disks, &request.consistent).filter(|_| !held.iter().any(|part| part.is(RECORD)));
+        other.unwrap_or(way).warnings
+    });
     for part in held.iter().filter(|part| part.is(ROOT) || part.is(RECORD)) {
         if let Thing::Image(image) = &part.thing {
             seen.learn(image);

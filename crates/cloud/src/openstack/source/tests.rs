@@ -20,6 +20,8 @@ struct World {
     done: Vec<String>,
     /// The state that a new snapshot gets.
     snapshot: &'static str,
+    /// The state that a snapshot gets that Nova makes for an image of the server.
+    by_nova: &'static str,
     /// The state that a volume made of a snapshot gets.
     volume: &'static str,
     /// Deletions of volumes are taken and come to nothing.
@@ -60,7 +62,17 @@ fn answer(world: &mut World, request: &Request) -> Reply {
     let body: Value = serde_json::from_slice(&request.body).unwrap_or_default();
     match (method, path.strip_prefix("/v3/p1/")) {
         ("GET", None) => look(world, &path),
-        ("POST", None) => create_image(world, &body["createImage"]["metadata"], "createImage"),
+        ("POST", None) => {
+            let answer = create_image(world, &body["createImage"]["metadata"], "createImage");
+            if world.from_volume {
+                let mapping = json!([{"source_type": "snapshot", "snapshot_id": "snap-nova"}]).to_string();
+                world.images.last_mut().unwrap()["block_device_mapping"] = json!(mapping);
+                let name = format!("snapshot for {}", body["createImage"]["name"].as_str().unwrap());
+                world.snapshots.push(json!({"id": "snap-nova", "name": name, "volume_id": "vol-1", "size": 1,
+                    "status": world.by_nova, "metadata": {}, "created_at": "2026-11-24T11:26:10.155425"}));
+            }
+            answer
+        }
         ("DELETE", None) => {
             world.images.retain(|image| !path.ends_with(image["id"].as_str().unwrap()));
             reply(204, "")
@@ -190,6 +202,34 @@ async fn a_snapshot_in_error_goes() {
     let error = capture::capture(&fake.client, &request()).await.unwrap_err();
     assert!(error.chain().contains("Cinder says `error` of the snapshot of volume vol-1"), "{}", error.chain());
     assert_eq!(world.lock().unwrap().snapshots, [json!(null); 0]);
+}
+
+#[tokio::test]
+async fn where_nova_cannot_freeze_cinder_alone_pins() {
+    let mut world = World { by_nova: "error", ..volume_backed() };
+    world.volumes[0]["volume_image_metadata"] = json!({"hw_qemu_guest_agent": "yes", "os_require_quiesce": "True"});
+    let (fake, world) = fake(world).await;
+    let mut wanted = request();
+    wanted.consistent.level = Consistency::Filesystem;
+    let taken = capture::capture(&fake.client, &wanted).await.unwrap();
+    assert_eq!(taken.consistency, Consistency::Crash);
+    assert_eq!(taken.warnings, ["consistency is crash, not filesystem: Nova could not freeze it"]);
+    let there = || {
+        let world = world.lock().unwrap();
+        (world.snapshots.iter().map(|it| it["id"].clone()).collect::<Vec<_>>(), world.images.len())
+    };
+    assert_eq!(there(), (vec![json!("snap-1")], 0), "what Nova left is gone");
+    assert_eq!(capture::capture(&fake.client, &wanted).await.unwrap(), taken);
+
+    world.lock().unwrap().snapshots.clear();
+    wanted.consistent.required = true;
+    let error = capture::capture(&fake.client, &wanted).await.unwrap_err();
+    assert_eq!((error.kind(), error.advice().is_some_and(|hint| hint.contains("files"))), (Kind::Permanent, true));
+    assert_eq!(there(), (Vec::new(), 0));
+
+    world.lock().unwrap().by_nova = "available";
+    let frozen = capture::capture(&fake.client, &wanted).await.unwrap();
+    assert_eq!((frozen.consistency, frozen.warnings.len()), (Consistency::Filesystem, 0));
 }
 
 /// A capture of the volume-backed server, and the export of its one disk.

@@ -7,6 +7,8 @@
 //!   only with `os_require_quiesce` in the image properties does a freeze that failed fail the call.
 //! * `createImage` of an image-backed server freezes after its mirror is complete, and goes on without if that fails,
 //!   whatever the properties say: such an image is a crash-consistent one as far as anyone can tell.
+//! * Where volumes are files, Cinder has Nova make the snapshots, and Nova freezes for each of them by itself. In a guest that
+//!   `createImage` has frozen already this fails: with `os_require_quiesce` no such image ever comes to pass.
 //! * Cinder snapshots of a group whose type is consistent show one instant; other ones are taken one by one.
 
 use model::{Consistency, Error, Kind, Result};
@@ -113,6 +115,21 @@ pub(super) fn way(
     let atomic = !running || !many || (!root && (level >= Consistency::Filesystem || matches!(way, Volumes::Group(_))));
     warnings.extend(unsaid(atomic, disks));
     Ok(Way { root, volumes: way, level, warnings })
+}
+
+impl Way {
+    /// What is left where Nova could not make the snapshots that it was to make: one after another, by Cinder. None: that
+    /// is not enough for what is wanted.
+    pub(super) fn without_nova(&self, disks: &[Disk], wanted: &Consistent) -> Option<Self> {
+        let less = wanted.level > Consistency::Crash;
+        if self.volumes != Volumes::Image || (less && wanted.required) {
+            return None;
+        }
+        let why = format!("consistency is {}, not {}: Nova could not freeze it", Consistency::Crash, wanted.level);
+        let many = disks.iter().filter(|disk| disk.place != Place::Blank).count() > 1;
+        let warnings = less.then_some(why).into_iter().chain(unsaid(!many, disks)).collect();
+        Some(Self { root: self.root, volumes: Volumes::Each, level: Consistency::Crash, warnings })
+    }
 }
 
 /// What the person should know of the disks.
