@@ -62,17 +62,7 @@ fn answer(world: &mut World, request: &Request) -> Reply {
     let body: Value = serde_json::from_slice(&request.body).unwrap_or_default();
     match (method, path.strip_prefix("/v3/p1/")) {
         ("GET", None) => look(world, &path),
-        ("POST", None) => {
-            let answer = create_image(world, &body["createImage"]["metadata"], "createImage");
-            if world.from_volume {
-                let mapping = json!([{"source_type": "snapshot", "snapshot_id": "snap-nova"}]).to_string();
-                world.images.last_mut().unwrap()["block_device_mapping"] = json!(mapping);
-                let name = format!("snapshot for {}", body["createImage"]["name"].as_str().unwrap());
-                world.snapshots.push(json!({"id": "snap-nova", "name": name, "volume_id": "vol-1", "size": 1,
-                    "status": world.by_nova, "metadata": {}, "created_at": "2026-11-24T11:26:10.155425"}));
-            }
-            answer
-        }
+        ("POST", None) => image_of_server(world, &body["createImage"]),
         ("DELETE", None) => {
             world.images.retain(|image| !path.ends_with(image["id"].as_str().unwrap()));
             reply(204, "")
@@ -144,6 +134,19 @@ fn create_image(world: &mut World, properties: &Value, name: &str) -> Reply {
     }
     world.images.push(image);
     reply(202, &json!({"image_id": id}).to_string())
+}
+
+/// What Nova makes: of a server on a volume also that one's snapshot, which has no tags yet.
+fn image_of_server(world: &mut World, wanted: &Value) -> Reply {
+    let answer = create_image(world, &wanted["metadata"], "createImage");
+    if world.from_volume {
+        let mapping = json!([{"source_type": "snapshot", "snapshot_id": "snap-nova"}]).to_string();
+        world.images.last_mut().unwrap()["block_device_mapping"] = json!(mapping);
+        let name = format!("snapshot for {}", wanted["name"].as_str().unwrap());
+        world.snapshots.push(json!({"id": "snap-nova", "name": name, "volume_id": "vol-1", "size": 1,
+            "status": world.by_nova, "metadata": {}, "created_at": "2026-11-24T11:26:10.155425"}));
+    }
+    answer
 }
 
 fn volume_action(world: &mut World, body: &Value) -> Reply {
