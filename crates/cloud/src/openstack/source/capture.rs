@@ -74,16 +74,13 @@ pub(super) async fn capture(client: &Client, request: &CaptureRequest) -> Result
     let making =
         Making { client, seen: &seen, disks: &disks, tags: request.token.tags(Role::Scratch), key: key.clone() };
     let mut made = make(&making, &way, request).await;
-    if made.as_ref().is_err_and(|error| error.kind() == Kind::Permanent)
-        && let Some(other) = way.without_nova(&disks, &request.consistent)
-    {
-        made = make(&making, &other, request).await;
+    if way.volumes == Volumes::Image && made.as_ref().is_err_and(|error| error.kind() == Kind::Permanent) {
+        made = match way.without_nova(&disks, &request.consistent) {
+            Some(other) => make(&making, &other, request).await,
+            None => made.map_err(|error| error.hint(TWICE)),
+        };
     }
-    made.map_err(|error| {
-        let hint = (way.volumes == Volumes::Image && error.kind() == Kind::Permanent).then_some(TWICE);
-        let error = error.within(format!("cannot capture server {}", request.server));
-        hint.into_iter().fold(error, Error::hint)
-    })?;
+    made.map_err(|error| error.within(format!("cannot capture server {}", request.server)))?;
     let held = parts::held(client, Some(&key)).await?;
     again(client, request, seen, held).await
 }
