@@ -144,13 +144,7 @@ impl Response {
             RunOutcome::AlreadyRunning => exit::ALREADY_RUNNING,
         };
         match self {
-            Self::Servers(servers, problems) if !servers.is_empty() => part(problems),
-            // what failed everywhere for the same reason has failed for that reason
-            Self::Servers(_, problems) => match problems.as_slice() {
-                [] => exit::DONE,
-                [first, rest @ ..] if rest.iter().all(|it| it.kind == first.kind) => exit::of_kind(first.kind),
-                _ => exit::FAILED,
-            },
+            Self::Servers(_, problems) => part(problems),
             Self::Plan(plan) => part(&plan.problems),
             Self::Runs(runs) => outcome(runs.outcome()),
             Self::Import(run) => outcome(run.outcome),
@@ -189,21 +183,4 @@ pub async fn execute(engine: &Engine, request: &Request) -> Result<Response> {
         Request::Sweep => Response::Sweep(engine.sweep().await?),
         Request::Adopt => Response::Adopt(engine.adopt().await?),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn where_no_site_could_be_asked_the_reason_decides() {
-        let problem = |kind| Problem { message: String::new(), kind, hint: None };
-        let code = |kinds: &[model::Kind]| {
-            Response::Servers(Vec::new(), kinds.iter().copied().map(problem).collect()).exit_code()
-        };
-        use model::Kind::{Denied, Transient};
-        assert_eq!(code(&[]), exit::DONE);
-        assert_eq!(code(&[Denied, Denied]), exit::DENIED);
-        assert_eq!(code(&[Denied, Transient]), exit::FAILED);
-    }
 }
