@@ -74,9 +74,16 @@ pub(super) async fn capture(client: &Client, request: &CaptureRequest) -> Result
     let making =
         Making { client, seen: &seen, disks: &disks, tags: request.token.tags(Role::Scratch), key: key.clone() };
     let mut made = make(&making, &way, request).await;
-    if way.volumes == Volumes::Image && made.as_ref().is_err_and(|error| error.kind() == Kind::Permanent) {
+    if let Err(error) = &made
+        && way.volumes == Volumes::Image
+        && error.kind() == Kind::Permanent
+    {
         made = match way.without_nova(&disks, &request.consistent) {
-            Some(other) => make(&making, &other, request).await,
+            Some(other) => {
+                let (server, error) = (request.server.as_str(), error.chain());
+                tracing::warn!(server, error, "Nova could not make its snapshots, so Cinder does alone");
+                make(&making, &other, request).await
+            }
             None => made.map_err(|error| error.hint(TWICE)),
         };
     }
