@@ -44,6 +44,12 @@ pub fn has(program: &str) -> bool {
     Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success())
 }
 
+/// Whether an ext4, by its superblock, has a journal that must be replayed: not, if it was frozen.
+pub fn needs_recovery(superblock: &[u8]) -> bool {
+    assert_eq!(&superblock[0x38..0x3a], [0x53, 0xef], "no ext4");
+    superblock[0x60] & 4 != 0
+}
+
 /// Says loudly that a test was not run. With `REPLICATE_NO_SKIP=1` (the project's own CI, which has installed
 /// everything) a skip is a failure.
 pub fn skip<T>(why: &str) -> Option<T> {
