@@ -149,7 +149,7 @@ class Vault:
         if pack in self.packs:
             return self.packs[pack]
         data = self.get("packs/" + pack.hex())
-        assert data[:8] == b"RPLVPK01" and data[-12:] == b"RPLVPKEND1\n\n", "not a pack"
+        assert data[:8] == b"RPLVPK02" and data[-12:] == b"RPLVPKEND2\n\n", "not a pack"
         footer = data[-24:]
         _, table_len, count = struct.unpack_from("<III", footer)
         cipher = AESGCM(blake3(pack, key=self.pack_key).digest())
@@ -171,7 +171,13 @@ class Vault:
         return self.frames[(pack, number)]
 
 
-ZERO_LEAF = blake3(bytes(LEAF)).digest()
+# section "The root of a disk"
+def leaf_of(data):
+    data = data.ljust(LEAF, b"\0")
+    return blake3(b"".join(blake3(data[at:at + BLOCK]).digest() for at in range(0, LEAF, BLOCK))).digest()
+
+
+ZERO_LEAF = leaf_of(b"")
 
 
 # section "Pages"
@@ -193,7 +199,7 @@ def read_page(data):
 def restore(vault, point, name, out):
     disk, table = vault.manifest(point)[name]
     size = disk["size"]
-    root = blake3(struct.pack("<Q", size), derive_key_context="replicate 2026-11-22 disk root v1")
+    root = blake3(struct.pack("<Q", size), derive_key_context="replicate 2026-11-30 disk root v2")
     with open(out, "w+b") as file:
         file.truncate(size)
         for index, entry in enumerate(table):
@@ -211,7 +217,7 @@ def restore(vault, point, name, out):
                 file.write(data[:size - file.tell()])
             for number, leaf in enumerate(leaves):
                 file.seek(start + number * LEAF)
-                assert blake3(file.read(LEAF).ljust(LEAF, b"\0")).digest() == leaf, "a leaf does not fit"
+                assert leaf_of(file.read(LEAF)) == leaf, "a leaf does not fit"
             root.update(entry[0])
     assert root.hexdigest() == disk["root"], "the root does not fit"
 

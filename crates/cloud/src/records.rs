@@ -19,7 +19,7 @@ use model::{Change, DiskRoot, Error, Extent, Kind, Result};
 
 /// Bytes that are read at once.
 const BLOCK: u64 = 512 << 10;
-const MAGIC: &[u8; 8] = b"RPLLEAF2";
+const MAGIC: &[u8; 8] = b"RPLLEAF3";
 /// Magic and size.
 const HEAD: u64 = 16;
 /// A hash and a sum.

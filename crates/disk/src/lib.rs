@@ -2,6 +2,7 @@
 //!
 //! Owns everything that is true of bytes wherever they lie. Must not know vaults, clouds, servers or policies.
 
+mod blocks;
 mod discard;
 pub mod file;
 mod inspect;
@@ -14,6 +15,7 @@ mod transfer;
 mod waist;
 mod zero;
 
+pub use blocks::{BLOCK, BlockHash, hash_blocks, zero_block};
 pub use discard::Discard;
 pub use file::{
     Base, Format, OpenOptions, check_written, create_file, create_recorded, create_scratch, detect, leaves_path,
@@ -25,7 +27,8 @@ pub use over::over;
 pub use pool::Buffer;
 pub use progress::{Progress, Silent};
 pub use root::{
-    LEAF, LEAVES_PER_PAGE, Leaf, PAGE, PageHash, RootBuilder, leaf, leaves_of, page_hash, root_of_pages, zero_leaf,
+    LEAF, LEAF_BLOCKS, LEAVES_PER_PAGE, Leaf, PAGE, PageHash, RootBuilder, leaf, leaf_of, leaves_of, page_hash,
+    root_of_pages, zero_leaf,
 };
 pub use transfer::transfer;
 pub use waist::{DiskRead, DiskWrite, PlainRange, Written};

@@ -1,7 +1,8 @@
 //! The Merkle root of a disk: one value for equal guest-visible bytes, whatever the container.
 //!
-//! * A **leaf** is BLAKE3 of 64 KiB of the disk (the last one padded with zeroes). 64 KiB is the granularity of QEMU's dirty bitmaps, so
-//!   an increment can renew exactly the leaves it has read.
+//! * A **block** is BLAKE3 of 4 KiB of the disk (the last one padded with zeroes), see [`crate::hash_blocks`].
+//! * A **leaf** is BLAKE3 of the blocks of 64 KiB, one after another (the last one padded with those of zeroes). 64 KiB is
+//!   the granularity of QEMU's dirty bitmaps, so an increment can renew exactly the leaves it has read.
 //! * A **page** is BLAKE3 of the leaves of 64 MiB, one after another; a page at the end has fewer leaves.
 //! * The **root** is BLAKE3, key-derivation mode with context [`CONTEXT`], of the size in bytes (u64, little endian)
 //!   and then all page hashes.
@@ -13,6 +14,7 @@ use std::sync::LazyLock;
 use bytes::Bytes;
 use model::{DiskRoot, Error, Kind, Result};
 
+use crate::blocks::{BLOCK, BlockHash, hash_blocks, zero_block};
 use crate::is_zero;
 
 /// Bytes under one leaf.
@@ -23,14 +25,17 @@ pub const LEAVES_PER_PAGE: u64 = 1024;
 pub const PAGE: u64 = LEAF * LEAVES_PER_PAGE;
 
 /// Domain of the root, so that no other hash of the program can be taken for one.
-const CONTEXT: &str = "replicate 2026-11-22 disk root v1";
+const CONTEXT: &str = "replicate 2026-11-30 disk root v2";
 
 /// Hash of one leaf.
 pub type Leaf = [u8; 32];
 /// Hash of one page of leaves.
 pub type PageHash = [u8; 32];
 
-static ZERO_LEAF: LazyLock<Leaf> = LazyLock::new(|| *blake3::hash(&[0; LEAF as usize]).as_bytes());
+/// Blocks under one leaf.
+pub const LEAF_BLOCKS: usize = LEAF as usize / BLOCK;
+
+static ZERO_LEAF: LazyLock<Leaf> = LazyLock::new(|| leaf_of(&[]));
 
 /// The leaf of 64 KiB of zeroes.
 pub fn zero_leaf() -> Leaf {
@@ -39,14 +44,17 @@ pub fn zero_leaf() -> Leaf {
 
 /// The leaf of up to 64 KiB of data; what is missing to 64 KiB counts as zero.
 pub fn leaf(data: &[u8]) -> Leaf {
-    debug_assert!(data.len() <= LEAF as usize);
-    if data.len() == LEAF as usize {
-        return *blake3::hash(data).as_bytes();
-    }
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(data);
-    hasher.update(&[0; LEAF as usize][data.len()..]);
-    *hasher.finalize().as_bytes()
+    let mut blocks = [zero_block(); LEAF_BLOCKS];
+    let count = data.len().div_ceil(BLOCK);
+    hash_blocks(data, &mut blocks[..count]);
+    leaf_of(&blocks)
+}
+
+/// The leaf of up to 16 blocks; those that are missing count as zero.
+pub fn leaf_of(blocks: &[BlockHash]) -> Leaf {
+    let mut all = [zero_block(); LEAF_BLOCKS];
+    all[..blocks.len()].copy_from_slice(blocks);
+    *blake3::hash(all.as_flattened()).as_bytes()
 }
 
 /// The leaves of data that begins with one, hashed on a thread for such work: to hash costs more than what a writer does

@@ -8,10 +8,10 @@ use model::Result;
 
 use crate::PackId;
 use crate::codec::{Cursor, put_varint};
-use crate::pack::{BLOCK, BlockAt, FRAME_BLOCKS, FrameAt, PACK_FRAMES};
+use crate::pack::{BlockAt, FRAME_BLOCKS, FrameAt, PACK_FRAMES};
 
 /// Blocks of a leaf.
-pub(crate) const LEAF_BLOCKS: u32 = (LEAF as usize / BLOCK) as u32;
+pub(crate) const LEAF_BLOCKS: u32 = disk::LEAF_BLOCKS as u32;
 
 /// Consecutive blocks of a page that lie in one frame, one after another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -30,20 +30,26 @@ struct Marker {
 }
 
 const FORMAT: &str = "replicate-vault";
+const VERSION: u32 = 2;
 
 impl Marker {
     fn read(bytes: &[u8], bucket: &str) -> Result<VaultId> {
         let what = || format!("cannot open vault {bucket}");
         let marker: Self =
             serde_json::from_slice(bytes).map_err(|e| Error::new(Kind::Damaged, what()).because(e.to_string()))?;
-        if marker.format == FORMAT && marker.version > 1 {
-            return Err(Error::new(Kind::Invalid, what())
-                .because(format!("its format has version {}", marker.version))
-                .hint("a newer replicate made it: update this one"));
+        if marker.format == FORMAT && marker.version != VERSION {
+            let hint = match marker.version {
+                0..VERSION => {
+                    "a program from before the first release made it: restore with that one, and make a new vault"
+                }
+                _ => "a newer replicate made it: update this one",
+            };
+            let why = format!("its format has version {}, and this program knows {VERSION}", marker.version);
+            return Err(Error::new(Kind::Invalid, what()).because(why).hint(hint));
         }
         let mut id = [0; 16];
         let canonical = serde_json::to_vec(&marker).is_ok_and(|canonical| canonical == bytes);
-        let known = marker.format == FORMAT && marker.version == 1 && hex::decode_to_slice(&marker.id, &mut id).is_ok();
+        let known = marker.format == FORMAT && hex::decode_to_slice(&marker.id, &mut id).is_ok();
         if canonical && known && hex::encode(id) == marker.id {
             return Ok(VaultId(id));
         }
@@ -84,7 +90,7 @@ impl Vault {
         for recipient in recipients {
             put_key(&bucket, &keys, recipient).await?;
         }
-        let marker = Marker { format: FORMAT.to_owned(), version: 1, id: hex::encode(vault.0) };
+        let marker = Marker { format: FORMAT.to_owned(), version: VERSION, id: hex::encode(vault.0) };
         let bytes = serde_json::to_vec(&marker).map_err(|e| broken("vault.json has no JSON").because(e))?;
         crash::point("vault.create.before");
         bucket.put(VAULT, bytes.into(), Put::CreateOnly).await.map_err(|error| error.within(what()))?;

@@ -101,6 +101,21 @@ async fn the_marker() {
     every_change_is_noticed("vault.json", false).await;
 }
 
+#[tokio::test]
+async fn other_versions_of_the_format_say_who_reads_them() {
+    let (bucket, _) = sample().await;
+    for (version, hint) in [(b'1', "before the first release"), (b'3', "a newer replicate made it")] {
+        let copy = copy(&bucket).await;
+        copy.damage("vault.json", |body| {
+            let at = body.iter().position(|byte| *byte == b'2').unwrap();
+            body[at] = version;
+        });
+        let error = Vault::open(copy, &[identity()], options()).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Invalid);
+        assert!(error.advice().unwrap().contains(hint), "{}", error.chain());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn index_objects_are_a_cache() {
     every_change_is_noticed("index/", true).await;

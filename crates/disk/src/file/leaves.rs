@@ -21,7 +21,7 @@ use model::{DiskRoot, Error, Kind, Result, crash};
 
 use crate::{LEAF, LEAVES_PER_PAGE, Leaf, PAGE, PageHash, page_hash, root_of_pages, zero_leaf};
 
-const MAGIC: &[u8; 8] = b"rplleaf1";
+const MAGIC: &[u8; 8] = b"rplleaf2";
 const UNIT: u64 = 4096;
 const LEAF_BYTES: u64 = 32;
 const PAGE_BYTES: u64 = LEAVES_PER_PAGE * LEAF_BYTES;

@@ -8,7 +8,6 @@
 pub(crate) mod object;
 
 use std::collections::{HashMap, HashSet};
-use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{Arc, Mutex};
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -48,30 +47,6 @@ impl Excluded {
     }
 }
 
-/// Ids are keyed hashes, so their own bits are as good as any hasher's. The low bits may all be zero (`k`).
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct IdHasher(u64);
-
-impl Hasher for IdHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-    fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.0 = (self.0.rotate_left(29) ^ u64::from_le_bytes(word)).rotate_left(32);
-        }
-    }
-    fn write_u64(&mut self, value: u64) {
-        self.0 = value.rotate_left(32) ^ value;
-    }
-    fn write_usize(&mut self, _length: usize) {}
-}
-
-/// A map keyed by block ids.
-pub(crate) type IdMap<K, V> = HashMap<K, V, BuildHasherDefault<IdHasher>>;
-
 /// The first 8 bytes of an id.
 pub(crate) fn prefix(id: &BlockId) -> u64 {
     let mut bytes = [0; 8];
@@ -85,7 +60,7 @@ struct State {
     packs: Vec<PackId>,
     numbers: HashMap<PackId, u32>,
     present: HashSet<PackId>,
-    entries: IdMap<u64, u64>,
+    entries: HashMap<u64, u64>,
     /// Index objects that were read.
     read: HashSet<String>,
     marks: HashMap<String, Excluded>,

@@ -76,7 +76,6 @@ pub(crate) struct Keys {
     /// Public id of the vault.
     pub vault: VaultId,
     master: Secret,
-    block: Secret,
     pack: Secret,
     object: Secret,
     server: Secret,
@@ -96,14 +95,7 @@ impl Keys {
             hasher.update(&*master).update(&vault.0);
             Zeroizing::new(*hasher.finalize().as_bytes())
         };
-        Self {
-            vault,
-            block: derive("block id"),
-            pack: derive("pack"),
-            object: derive("object"),
-            server: derive("server name"),
-            master,
-        }
+        Self { vault, pack: derive("pack"), object: derive("object"), server: derive("server name"), master }
     }
 
     /// A new master key.
@@ -114,11 +106,6 @@ impl Keys {
     /// The master key, for wrapping only.
     pub fn master(&self) -> &Secret {
         &self.master
-    }
-
-    /// The key of block ids.
-    pub fn block(&self) -> &[u8; 32] {
-        &self.block
     }
 
     /// The key of one pack: its name is random and never used twice, so a frame's number can be the nonce.

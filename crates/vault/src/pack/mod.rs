@@ -1,11 +1,11 @@
 //! Packs: the unit of storage. Frames, then what is in them.
 //!
 //! ```text
-//! "RPLVPK01"                     8 bytes
+//! "RPLVPK02"                     8 bytes
 //! frame, frame, ...              sealed one by one, in any order
-//! ids                            sealed: 16 bytes for each block of each data frame, in order of frames
+//! ids                            sealed: 32 bytes for each block of each data frame, in order of frames
 //! table                          sealed: 16 bytes for each frame
-//! footer                         24 bytes: length of ids, length of table, number of frames (u32 each), "RPLVPKEND1  "
+//! footer                         24 bytes: length of ids, length of table, number of frames (u32 each), "RPLVPKEND2  "
 //! ```
 
 pub(crate) mod build;
@@ -13,8 +13,10 @@ pub(crate) mod frame;
 pub(crate) mod load;
 pub(crate) mod trailer;
 
-/// Bytes of a block: the unit of deduplication.
-pub(crate) const BLOCK: usize = 4096;
+/// The unit of deduplication, and its id. As the disk's Merkle tree follows from its blocks' hashes, the ids of a pack are
+/// enough to check the tree of a point whose blocks lie there.
+pub(crate) use disk::{BLOCK, BlockHash as BlockId};
+
 /// Blocks of a full frame.
 pub(crate) const FRAME_BLOCKS: usize = 256;
 /// Bytes of a full frame: the unit of compression and encryption.
@@ -26,10 +28,7 @@ pub(crate) const PACK_LONGEST: u64 = 64 << 20;
 /// No pack has more frames.
 pub(crate) const PACK_FRAMES: usize = 8192;
 /// First bytes of a pack.
-pub(crate) const HEADER: &[u8; 8] = b"RPLVPK01";
-
-/// Keyed hash of a block: 128 bits, so that no two blocks of any vault share one.
-pub(crate) type BlockId = [u8; 16];
+pub(crate) const HEADER: &[u8; 8] = b"RPLVPK02";
 
 /// A frame somewhere in the vault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -49,9 +48,11 @@ pub(crate) struct BlockAt {
     pub block: u16,
 }
 
-/// The id of a block under the vault's key.
-pub(crate) fn block_id(key: &[u8; 32], block: &[u8]) -> BlockId {
-    let mut id = [0; 16];
-    id.copy_from_slice(&blake3::keyed_hash(key, block).as_bytes()[..16]);
-    id
+/// Whether `plain` is the blocks of these ids, one after another.
+pub(crate) fn ids_fit(plain: &[u8], ids: &[BlockId]) -> bool {
+    let mut found = vec![disk::zero_block(); ids.len()];
+    plain.len() == ids.len() * BLOCK && {
+        disk::hash_blocks(plain, &mut found);
+        found == ids
+    }
 }

@@ -10,10 +10,11 @@ use crate::codec::Cursor;
 use crate::keys::{VaultId, broken};
 use crate::seal::VERSION;
 
-const END: &[u8; 12] = b"RPLVPKEND1\n\n";
+const END: &[u8; 12] = b"RPLVPKEND2\n\n";
 /// Bytes of the footer.
 pub(crate) const FOOTER: usize = 24;
 const ENTRY: usize = 16;
+const ID: usize = size_of::<BlockId>();
 /// Counters of the seals: no frame's number comes near.
 const IDS: u32 = u32::MAX - 1;
 const TABLE: u32 = u32::MAX;
@@ -38,7 +39,7 @@ impl Footer {
         let fits = u64::from(footer.ids) + u64::from(footer.table) + (FOOTER + HEADER.len()) as u64 <= size
             && size <= PACK_LONGEST
             && footer.ids as usize >= TAG
-            && (footer.ids as usize - TAG).is_multiple_of(16)
+            && (footer.ids as usize - TAG).is_multiple_of(ID)
             && footer.frames as usize <= PACK_FRAMES
             && footer.table as usize == footer.frames as usize * ENTRY + TAG;
         if cursor.take(12)? != END || !fits {
@@ -84,7 +85,7 @@ pub(crate) fn build(
     frames: &[FrameEntry],
     ids: &[BlockId],
 ) -> Result<Vec<u8>> {
-    let lengths = (u32::try_from(ids.len() * 16 + TAG), u32::try_from(frames.len() * ENTRY + TAG));
+    let lengths = (u32::try_from(ids.len() * ID + TAG), u32::try_from(frames.len() * ENTRY + TAG));
     let (Ok(ids_len), Ok(table_len)) = lengths else { return Err(broken("a pack has too many blocks")) };
     let footer = Footer { ids: ids_len, table: table_len, frames: frames.len() as u32 };
     let aad = aad(vault, pack, &footer);
@@ -149,7 +150,7 @@ impl Table {
             table.frames.push(FrameEntry { kind, zipped: zipped == 1, blocks, offset, stored, raw });
             table.first_id.push(blocks_before);
         }
-        if (footer.ids as usize - TAG) / 16 != blocks_before as usize {
+        if (footer.ids as usize - TAG) / ID != blocks_before as usize {
             return Err(cursor.wrong("it tells another number of blocks than it has ids"));
         }
         cursor.end()?;
@@ -167,7 +168,7 @@ pub(crate) fn open_ids(
 ) -> Result<Vec<BlockId>> {
     let mut sealed = sealed.to_vec();
     match cipher.open(IDS, &aad(vault, pack, footer), &mut sealed) {
-        Some(plain) => Ok(plain.as_chunks::<16>().0.to_vec()),
+        Some(plain) => Ok(plain.as_chunks::<ID>().0.to_vec()),
         None => Err(Cursor::new(&[], &format!("the block ids of pack {pack}")).wrong("its seal is broken")),
     }
 }

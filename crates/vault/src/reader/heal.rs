@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use model::{Error, Result};
 
-use crate::pack::{BLOCK, BlockId, FrameAt, block_id};
+use crate::pack::{BLOCK, BlockId, FrameAt, ids_fit};
 use crate::shared::Shared;
 
 /// Frames on each side of a hint that are searched.
@@ -40,13 +40,11 @@ impl Shared {
             }
         }
         let mut out = BytesMut::with_capacity(ids.len() * BLOCK);
-        for (id, block) in ids.iter().zip(found) {
-            match block {
-                Some(block) if block_id(self.keys.block(), &block) == *id => out.extend_from_slice(&block),
-                _ => return Ok(None),
-            }
+        for block in found {
+            let Some(block) = block else { return Ok(None) };
+            out.extend_from_slice(&block);
         }
-        Ok(Some(out.freeze()))
+        Ok(ids_fit(&out, ids).then(|| out.freeze()))
     }
 
     /// Takes what is wanted from the frames around `hint`.

@@ -51,23 +51,14 @@ pub(crate) struct VaultDisk {
     table: Arc<DiskTable>,
     point: String,
     pages: Mutex<Lru<u64, Cell>>,
-    /// Up to where was read ahead; none: nobody reads this disk in order.
-    ahead: Option<Mutex<u64>>,
+    /// Up to where was read ahead.
+    ahead: Mutex<u64>,
 }
 
 impl VaultDisk {
     /// A disk by its table; `point` is for messages.
     pub fn new(shared: Arc<Shared>, table: Arc<DiskTable>, point: String) -> Arc<Self> {
-        Self::with(shared, table, point, Some(Mutex::new(0)))
-    }
-
-    /// The same for one who asks here and there, and for several places at a time: what lies between is not fetched.
-    pub fn scattered(shared: Arc<Shared>, table: Arc<DiskTable>, point: String) -> Arc<Self> {
-        Self::with(shared, table, point, None)
-    }
-
-    fn with(shared: Arc<Shared>, table: Arc<DiskTable>, point: String, ahead: Option<Mutex<u64>>) -> Arc<Self> {
-        Arc::new(Self { shared, table, point, pages: Mutex::new(Lru::new(PAGES_HELD)), ahead })
+        Arc::new(Self { shared, table, point, pages: Mutex::new(Lru::new(PAGES_HELD)), ahead: Mutex::new(0) })
     }
 
     /// The entry of a page.
@@ -110,9 +101,8 @@ impl VaultDisk {
 
     /// Asks for the frames behind what is being read, once for each window.
     fn read_ahead(self: &Arc<Self>, offset: u64, end: u64) {
-        let Some(ahead) = &self.ahead else { return };
         let from = {
-            let mut ahead = lock(ahead);
+            let mut ahead = lock(&self.ahead);
             let sequential = offset <= ahead.saturating_add(AHEAD) && *ahead <= end.saturating_add(2 * AHEAD);
             if !sequential {
                 *ahead = end;
@@ -167,11 +157,6 @@ impl VaultDisk {
         }
         bytes[filled..].fill(0);
         Ok(out.freeze())
-    }
-
-    /// The frames that hold `offset..end`, each once, ascending.
-    pub async fn frames(&self, offset: u64, end: u64) -> Result<Vec<FrameAt>> {
-        Ok(frames(&self.runs(offset, end).await?))
     }
 }
 

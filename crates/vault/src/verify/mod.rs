@@ -1,11 +1,11 @@
 //! Scrubbing: packs are read back and checked, points are checked against what their packs hold, damage is marked.
 
-mod bytes;
 pub(crate) mod marks;
 mod points;
 mod scan;
 #[cfg(test)]
 mod tests;
+mod tree;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::manifest::ManifestRef;
 use crate::pack::FrameAt;
 use crate::shared::Shared;
 use marks::{Mark, write_mark};
-use scan::{Fine, FrameSet};
+use scan::Fine;
 
 /// Which packs are read back.
 #[derive(Debug, Clone)]
@@ -32,10 +32,11 @@ pub enum VerifyScope {
     /// All but these: the caller keeps when it saw which pack whole ([`VerifyReport::packs`]) and leaves out the fresh
     /// ones.
     NotVerifiedFor(BTreeSet<String>),
-    /// Everything that one point needs: every byte of its disks is read, and must fit its root.
+    /// Everything that one point needs: all of its packs are read, and its blocks must fit its root.
     Point(PointId),
-    /// What a point has added over its parent: its new packs, and every leaf that differs. Cost in proportion to the
-    /// change; together with an earlier check of the parent it says as much as [`VerifyScope::Point`].
+    /// What a point has added over its parent: its new packs are read, and the blocks of every leaf that differs must fit
+    /// its root. Cost in proportion to the change; together with an earlier check of the parent it says as much as
+    /// [`VerifyScope::Point`].
     Added(PointId),
 }
 
@@ -148,53 +149,29 @@ pub(crate) async fn run(shared: &Arc<Shared>, scope: &VerifyScope, progress: &dy
     let all: BTreeSet<PackId> = listed.keys().chain(sizes.keys()).copied().collect();
     let one =
         |id: &PointId| manifests.get(id).cloned().ok_or_else(|| crate::keys::no_point(id, &shared.bucket.describe()));
-    let (mut chosen, mut named) = (all, None);
+    let mut chosen = all;
     match scope {
         VerifyScope::All => {}
         VerifyScope::Sample(percent) => chosen.retain(|_| rand::random::<f64>() * 100.0 < *percent),
         VerifyScope::NotVerifiedFor(fresh) => chosen.retain(|pack| !fresh.contains(&pack.to_string())),
         VerifyScope::Point(id) | VerifyScope::Added(id) => {
-            let at = one(id)?;
-            chosen = points::scope(shared, &at, scope).await?;
-            named = Some(at);
+            chosen = points::scope(shared, &one(id)?, scope).await?;
         }
     }
-    let chosen = Arc::new(chosen);
     // what was read before this scrub tells nothing of the bucket as it is now
     shared.packs.forget(&chosen);
     shared.packs.note_sizes(listed.iter().filter_map(|(pack, size)| Some((*pack, u32::try_from(*size).ok()?))));
     progress.expect(chosen.iter().filter_map(|pack| listed.get(pack)).sum());
-    let (seen, bytes) = match &named {
-        Some(at) => named_bytes(shared, at, scope, &chosen, &mut findings).await?,
-        None => (FrameSet::default(), Ok(())),
-    };
     // packs that a point needs and that are gone are found without reading
     let gone = sizes.keys().filter(|pack| !listed.contains_key(pack));
     let wanted: BTreeSet<PackId> = chosen.iter().chain(gone).copied().collect();
     let wanted = wanted.into_iter().map(|pack| (pack, sizes.get(&pack).copied(), listed.get(&pack).copied())).collect();
-    scan::scan(shared, wanted, Arc::new(seen), &mut findings).await?;
+    scan::scan(shared, wanted, &mut findings).await?;
+    let wrong = tree::check(shared, &manifests, scope, &mut findings).await?;
     findings.judge(&chosen);
     mark(shared, &findings).await?;
-    points::check(shared, &manifests, scope, bytes, &mut findings).await?;
+    points::check(shared, &manifests, scope, wrong, &mut findings).await?;
     Ok(findings.report)
-}
-
-/// Checks the bytes of the point that the scope names. Damage is for the point's verdict, after the scan has found it.
-async fn named_bytes(
-    shared: &Arc<Shared>,
-    at: &ManifestRef,
-    scope: &VerifyScope,
-    chosen: &Arc<BTreeSet<PackId>>,
-    findings: &mut Findings<'_>,
-) -> Result<(FrameSet, Result<()>)> {
-    let checked = match shared.manifest(&at.key).await {
-        Ok(manifest) => bytes::check(shared, &manifest, scope, chosen.clone(), findings).await,
-        Err(error) => (FrameSet::default(), Err(error)),
-    };
-    match checked {
-        (_, Err(error)) if !is_damage(&error) => Err(error),
-        checked => Ok(checked),
-    }
 }
 
 /// The packs that any point needs, with their sizes. A manifest that cannot be read is a finding.

@@ -1,6 +1,6 @@
-//! Checks points against what their packs hold.
+//! Which points need what was found damaged.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use model::{Error, Kind, PointId, Result};
@@ -20,33 +20,35 @@ pub(super) async fn scope(shared: &Arc<Shared>, at: &ManifestRef, scope: &Verify
     Ok(packs.iter().take(count).map(|(pack, _)| *pack).collect())
 }
 
-/// Checks the points of the scope; for all others, whether they need what was found damaged. `bytes` is what became of
-/// the bytes of the point that the scope names.
+/// Says which points cannot be restored whole: those that need what was found damaged, and those of the scope whose tree
+/// is `wrong`.
 pub(super) async fn check(
     shared: &Arc<Shared>,
     manifests: &BTreeMap<PointId, ManifestRef>,
     scope: &VerifyScope,
-    mut bytes: Result<()>,
+    mut wrong: BTreeMap<PointId, Error>,
     findings: &mut Findings<'_>,
 ) -> Result<()> {
     let mut healed = HashMap::new();
-    let mut checked = HashSet::new();
     for (point, at) in manifests {
         if findings.report.affected.contains_key(point.as_str()) {
             continue;
         }
-        let named = matches!(scope, VerifyScope::Point(id) | VerifyScope::Added(id) if id == point);
-        let whole = matches!(scope, VerifyScope::All);
+        let asked = match scope {
+            VerifyScope::All => true,
+            VerifyScope::Point(id) | VerifyScope::Added(id) => id == point,
+            VerifyScope::Sample(_) | VerifyScope::NotVerifiedFor(_) => false,
+        };
         let hurt = !findings.packs.is_empty() || !findings.frames.is_empty();
-        if !named && !whole && !hurt {
+        if !asked && !hurt {
             continue;
         }
-        let mut found = check_point(shared, at, whole, findings, &mut healed, &mut checked).await;
-        if named && found.is_ok() {
-            found = std::mem::replace(&mut bytes, Ok(()));
-        }
+        let found = match wrong.remove(point) {
+            Some(error) => Err(error),
+            None => check_point(shared, at, findings, &mut healed).await,
+        };
         match found {
-            Ok(()) if named || whole => findings.report.points.push(point.clone()),
+            Ok(()) if asked => findings.report.points.push(point.clone()),
             Ok(()) => {}
             Err(error) if is_damage(&error) => findings.affect(point, error.chain()),
             Err(error) => return Err(error),
@@ -58,10 +60,8 @@ pub(super) async fn check(
 async fn check_point(
     shared: &Arc<Shared>,
     at: &ManifestRef,
-    whole: bool,
     findings: &Findings<'_>,
     healed: &mut HashMap<FrameAt, bool>,
-    checked: &mut HashSet<FrameAt>,
 ) -> Result<()> {
     let manifest = shared.manifest(&at.key).await?;
     for disk in &manifest.disks {
@@ -76,8 +76,7 @@ async fn check_point(
             let near_damage = std::iter::once(&entry.at.pack)
                 .chain(&entry.packs)
                 .any(|pack| findings.packs.contains_key(pack) || findings.frames.keys().any(|at| at.pack == *pack));
-            let unseen = whole && checked.insert(entry.at);
-            if near_damage || unseen {
+            if near_damage {
                 let page = shared.page(entry, leaves_of_page(disk.size, index), &disk.name).await?;
                 check_page(shared, &page, findings, healed).await?;
             }
@@ -86,41 +85,27 @@ async fn check_point(
     Ok(())
 }
 
-/// Whether every run of a page points at blocks that exist and read back.
+/// Whether every run of a page points at blocks that read back.
 async fn check_page(
     shared: &Arc<Shared>,
     page: &Page,
     findings: &Findings<'_>,
     healed: &mut HashMap<FrameAt, bool>,
 ) -> Result<()> {
-    let mut seen = None;
-    for run in &page.runs {
-        let at = run.at.at;
-        if findings.packs.contains_key(&at.pack) {
-            return Err(Error::new(Kind::Damaged, format!("pack {}", at.pack))
-                .because(findings.packs.get(&at.pack).cloned().unwrap_or_default()));
+    for at in page.runs.iter().map(|run| run.at.at) {
+        if let Some(why) = findings.packs.get(&at.pack) {
+            return Err(Error::new(Kind::Damaged, format!("pack {}", at.pack)).because(why.clone()));
         }
-        if let Some(why) = findings.frames.get(&at) {
-            let known = healed.get(&at).copied();
-            let fine = match known {
-                Some(fine) => fine,
-                None => shared.heal(at, damaged("", "")).await.is_ok(),
-            };
-            healed.insert(at, fine);
-            if !fine {
-                return Err(
-                    Error::new(Kind::Damaged, format!("frame {} of pack {}", at.frame, at.pack)).because(why.clone())
-                );
-            }
-            continue;
-        }
-        if seen != Some(at) {
-            seen = Some(at);
-            let info = shared.pack(at.pack).await?;
-            let blocks = u32::from(info.entry(at.frame)?.blocks);
-            if u32::from(run.at.block) + run.count > blocks {
-                return Err(damaged(format!("frame {} of pack {}", at.frame, at.pack), "a map points behind its end"));
-            }
+        let Some(why) = findings.frames.get(&at) else { continue };
+        let fine = match healed.get(&at).copied() {
+            Some(fine) => fine,
+            None => shared.heal(at, damaged("", "")).await.is_ok(),
+        };
+        healed.insert(at, fine);
+        if !fine {
+            return Err(
+                Error::new(Kind::Damaged, format!("frame {} of pack {}", at.frame, at.pack)).because(why.clone())
+            );
         }
     }
     Ok(())

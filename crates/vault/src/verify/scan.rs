@@ -1,12 +1,9 @@
 //! Reads packs back: seals, lengths, and every block's id. Frame by frame, so that it takes as little memory as it takes
-//! time to begin, and what another check has just read need not be read again.
+//! time to begin.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use disk::PageHash;
-use futures::future::join_all;
 use futures::{StreamExt, TryStreamExt, stream};
 use model::{Error, Result};
 
@@ -15,49 +12,17 @@ use crate::PackId;
 use crate::keys::damaged;
 use crate::map::Page;
 use crate::pack::frame::{self, FrameEntry, FrameKind};
-use crate::pack::load::{FrameFuture, PackInfo};
-use crate::pack::{BLOCK, BlockId, FrameAt, HEADER, block_id};
+use crate::pack::load::PackInfo;
+use crate::pack::{BlockId, FrameAt, HEADER, ids_fit};
 use crate::shared::{Shared, copy_error};
 use crate::work::Scratch;
 
 /// Packs that are opened at a time.
 const OPENING: usize = 4;
 /// Bytes of frames, before compression, that are read as one piece of work.
-const WINDOW: u64 = 4 << 20;
+const WINDOW: u64 = 2 << 20;
 /// Pieces of work at a time.
 const WINDOWS: usize = 4;
-
-/// Frames, a bit for each.
-#[derive(Debug, Default)]
-pub(super) struct FrameSet(HashMap<PackId, Vec<u64>>);
-
-impl FrameSet {
-    /// Whether the frame is in it.
-    pub fn contains(&self, at: FrameAt) -> bool {
-        let word = self.0.get(&at.pack).and_then(|words| words.get(at.frame as usize / 64));
-        word.is_some_and(|word| word >> (at.frame % 64) & 1 == 1)
-    }
-
-    /// Puts a frame in; false if it was there.
-    pub fn insert(&mut self, at: FrameAt) -> bool {
-        let words = self.0.entry(at.pack).or_default();
-        let index = at.frame as usize / 64;
-        if words.len() <= index {
-            words.resize(index + 1, 0);
-        }
-        let Some(word) = words.get_mut(index) else { return false };
-        let before = *word;
-        *word |= 1 << (at.frame % 64);
-        before != *word
-    }
-
-    /// Takes a frame out.
-    pub fn remove(&mut self, at: FrameAt) {
-        if let Some(word) = self.0.get_mut(&at.pack).and_then(|words| words.get_mut(at.frame as usize / 64)) {
-            *word &= !(1 << (at.frame % 64));
-        }
-    }
-}
 
 /// A frame that is as it must be.
 #[derive(Debug, Clone, Copy)]
@@ -74,18 +39,17 @@ enum Work {
     Lost(PackId, String),
 }
 
-/// Scans packs, each with the size that it should have, if that is known; `listed` is what the bucket says. Frames in
-/// `seen` are known to be fine. Damage is a finding; other trouble is an error.
+/// Scans packs, each with the size that it should have, if that is known, and the one that the bucket says. Damage is a
+/// finding; other trouble is an error.
 pub(super) async fn scan(
     shared: &Arc<Shared>,
     packs: Vec<(PackId, Option<u32>, Option<u64>)>,
-    seen: Arc<FrameSet>,
     findings: &mut Findings<'_>,
 ) -> Result<()> {
     let opened = packs.into_iter().map(|(pack, size, listed)| {
-        let (shared, seen) = (shared.clone(), seen.clone());
+        let shared = shared.clone();
         async move {
-            match open(&shared, pack, size, listed, &seen).await {
+            match open(&shared, pack, size, listed).await {
                 Err(error) if is_damage(&error) => Ok(vec![Work::Lost(pack, error.chain())]),
                 other => other,
             }
@@ -116,13 +80,7 @@ pub(super) async fn scan(
 }
 
 /// Reads what surrounds a pack's frames, and cuts these into windows.
-async fn open(
-    shared: &Arc<Shared>,
-    pack: PackId,
-    size: Option<u32>,
-    listed: Option<u64>,
-    seen: &FrameSet,
-) -> Result<Vec<Work>> {
+async fn open(shared: &Arc<Shared>, pack: PackId, size: Option<u32>, listed: Option<u64>) -> Result<Vec<Work>> {
     let lost = |why: &str| Ok(vec![Work::Lost(pack, why.to_owned())]);
     let Some(listed) = listed else { return lost("it is missing") };
     if size.is_some_and(|size| u64::from(size) != listed) {
@@ -135,7 +93,6 @@ async fn open(
     let info = shared.pack(pack).await?;
     shared.ids(pack).await?;
     let mut frames: Vec<(u32, u32, u32)> = (0..).zip(&info.table.frames).map(|(n, e)| (e.offset, n, e.raw)).collect();
-    frames.retain(|(_, frame, _)| !seen.contains(FrameAt { pack, frame: *frame }));
     frames.sort_unstable();
     let (mut windows, mut window, mut bytes) = (Vec::new(), Vec::new(), 0);
     for (_, frame, raw) in frames {
@@ -150,8 +107,8 @@ async fn open(
     Ok(windows)
 }
 
-/// Reads frames of one pack and checks them, past the cache: nobody will ask for them again. `frames` lie one behind the other, but for
-/// those that were seen before; each run of neighbours is one request.
+/// Reads frames of one pack and checks them, past the cache: nobody will ask for them again. Each run of neighbours is one
+/// request.
 async fn read_frames(shared: &Arc<Shared>, frames: &[FrameAt]) -> Vec<(FrameAt, Result<Fine>)> {
     let Some(pack) = frames.first().map(|at| at.pack) else { return Vec::new() };
     let (info, ids) = match (shared.pack(pack).await, shared.ids(pack).await) {
@@ -178,7 +135,7 @@ async fn read_frames(shared: &Arc<Shared>, frames: &[FrameAt]) -> Vec<(FrameAt, 
             let (owner, info, ids, at, entry) = (shared.clone(), info.clone(), ids.clone(), *at, *entry);
             let job = move |scratch: &mut Scratch| {
                 let plain = frame::decode(owner.keys.vault, at, &entry, info.cipher(), &stored, scratch)?;
-                fits(&owner, &info, &ids, at, &entry, &plain)
+                fits(&info, &ids, at, &entry, &plain)
             };
             (at, shared.workers.submit(job))
         });
@@ -189,41 +146,13 @@ async fn read_frames(shared: &Arc<Shared>, frames: &[FrameAt]) -> Vec<(FrameAt, 
     done
 }
 
-/// Reads frames back through the cache, where a reader finds them next, and checks them.
-pub(super) async fn check_frames(shared: &Arc<Shared>, frames: &[FrameAt]) -> Vec<(FrameAt, Result<Fine>)> {
-    let asked = shared.request(frames).await;
-    let checks = frames.iter().copied().zip(asked).map(|(at, frame)| {
-        let shared = shared.clone();
-        async move { (at, check_frame(shared, at, frame).await) }
-    });
-    join_all(checks).await
-}
-
-async fn check_frame(shared: Arc<Shared>, at: FrameAt, frame: Result<FrameFuture>) -> Result<Fine> {
-    let plain = shared.await_frame(at, frame?).await?;
-    let (info, ids) = (shared.pack(at.pack).await?, shared.ids(at.pack).await?);
-    let entry = *info.entry(at.frame)?;
-    let owner = shared.clone();
-    shared.workers.submit(move |_| fits(&owner, &info, &ids, at, &entry, &plain)).wait().await?
-}
-
 /// Whether a frame holds the blocks that its ids say, or a page.
-fn fits(
-    shared: &Shared,
-    info: &PackInfo,
-    ids: &[BlockId],
-    at: FrameAt,
-    entry: &FrameEntry,
-    plain: &Bytes,
-) -> Result<Fine> {
+fn fits(info: &PackInfo, ids: &[BlockId], at: FrameAt, entry: &FrameEntry, plain: &[u8]) -> Result<Fine> {
     let what = || format!("cannot rely on frame {} of pack {}", at.frame, at.pack);
     if entry.kind == FrameKind::Page {
         return Ok(Fine { stored: entry.stored, page: Some(Page::decode(plain, None, &what())?.hash()) });
     }
-    let ids = info.ids_of(at.frame, ids).unwrap_or_default();
-    let fits = plain.len() == ids.len() * BLOCK
-        && plain.chunks(BLOCK).zip(ids).all(|(block, id)| block_id(shared.keys.block(), block) == *id);
-    if fits {
+    if ids_fit(plain, info.ids_of(at.frame, ids).unwrap_or_default()) {
         Ok(Fine { stored: entry.stored, page: None })
     } else {
         Err(damaged(what(), "a block does not fit its id"))

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use disk::{DiskWrite, LEAF, LEAVES_PER_PAGE, Leaf, Written};
+use disk::{DiskWrite, LEAF, LEAVES_PER_PAGE, Leaf, Written, zero_block};
 use model::{DiskName, DiskRoot, Error, Kind, Result};
 
 use super::assemble::Assembler;
 use super::base::Base;
 use super::claims::Claims;
-use super::hash::{Hashed, LeafState, ZERO, hash};
+use super::hash::{Hashed, LeafState, hash};
 use super::matcher::Matcher;
 use super::run::Run;
 use crate::manifest::DiskTable;
@@ -135,7 +135,7 @@ impl DiskWriter {
         self.assembler.leaf(index, leaf, &mut self.stream).await?;
         let first = (index % LEAVES_PER_PAGE) as u32 * LEAF_BLOCKS;
         for (number, (id, block)) in ids.iter().zip(data.chunks(BLOCK)).enumerate() {
-            if *id == ZERO {
+            if *id == zero_block() {
                 continue;
             }
             let at = match self.matcher.find(id).or_else(|| self.run.find(id)) {
@@ -167,7 +167,7 @@ impl DiskWriter {
                 }
             }
         }
-        for id in hashed.ids.iter().filter(|id| **id != ZERO) {
+        for id in hashed.ids.iter().filter(|id| **id != zero_block()) {
             if self.matcher.find(id).is_none() {
                 self.matcher.follow_hint(id).await?;
             }
@@ -193,8 +193,7 @@ impl DiskWrite for DiskWriter {
                 Some(base) => base.page(at / LEAF / LEAVES_PER_PAGE).await?,
                 None => None,
             };
-            let shared = self.shared.clone();
-            let job = self.shared.workers.submit(move |_| hash(at, slice, base.as_ref(), shared.keys.block()));
+            let job = self.shared.workers.submit(move |_| hash(at, slice, base.as_ref()));
             self.queue.push_back(Item::Slice(job));
             self.relieve(self.shared.workers.threads + 1).await?;
             at = to;

@@ -1,15 +1,12 @@
-//! Hashing on the workers: leaves for the Merkle tree, block ids where a leaf has changed.
+//! Hashing on the workers: blocks, and the leaves that follow from them.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use disk::{LEAF, LEAVES_PER_PAGE, Leaf, is_zero, leaf, zero_leaf};
+use disk::{LEAF, LEAVES_PER_PAGE, Leaf, hash_blocks, is_zero, leaf_of, zero_block, zero_leaf};
 
 use super::base::BasePage;
-use crate::pack::{BLOCK, BlockId, block_id};
-
-/// The id that stands for a block of zeroes, which is never stored.
-pub(crate) const ZERO: BlockId = [0; 16];
+use crate::pack::{BLOCK, BlockId};
 
 /// What became of a leaf.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +32,7 @@ pub(crate) struct Hashed {
 }
 
 /// Hashes `data`, which begins at `offset` and lies in one page; `base` is the parent's page.
-pub(crate) fn hash(offset: u64, data: Bytes, base: Option<&Arc<BasePage>>, key: &[u8; 32]) -> Hashed {
+pub(crate) fn hash(offset: u64, data: Bytes, base: Option<&Arc<BasePage>>) -> Hashed {
     let count = data.len().div_ceil(LEAF as usize);
     let mut leaves = Vec::with_capacity(count);
     let mut ids = Vec::with_capacity(data.len().div_ceil(BLOCK));
@@ -45,26 +42,16 @@ pub(crate) fn hash(offset: u64, data: Bytes, base: Option<&Arc<BasePage>>, key: 
             leaves.push((zero_leaf(), LeafState::Zero));
             continue;
         }
-        let hash = leaf(bytes);
-        if base.is_some_and(|base| base.has(first + number, &hash)) {
-            leaves.push((hash, LeafState::Same));
-            continue;
+        let start = ids.len();
+        ids.resize(start + bytes.len().div_ceil(BLOCK), zero_block());
+        hash_blocks(bytes, &mut ids[start..]);
+        let leaf = leaf_of(&ids[start..]);
+        if base.is_some_and(|base| base.has(first + number, &leaf)) {
+            ids.truncate(start);
+            leaves.push((leaf, LeafState::Same));
+        } else {
+            leaves.push((leaf, LeafState::Changed(start)));
         }
-        leaves.push((hash, LeafState::Changed(ids.len())));
-        ids.extend(bytes.chunks(BLOCK).map(|block| id(key, block)));
     }
     Hashed { offset, data, leaves, ids }
-}
-
-fn id(key: &[u8; 32], block: &[u8]) -> BlockId {
-    if is_zero(block) {
-        return ZERO;
-    }
-    if block.len() == BLOCK {
-        return block_id(key, block);
-    }
-    // the last block of a disk whose size is no multiple of 4 KiB
-    let mut whole = [0; BLOCK];
-    whole[..block.len()].copy_from_slice(block);
-    block_id(key, &whole)
 }

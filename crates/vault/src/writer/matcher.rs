@@ -3,12 +3,12 @@
 //! A frame becomes likely when the index has a hint to it, when the parent has it at the same place, or when it is
 //! the neighbour of such a frame: what was written together is found together.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use model::{Kind, Result};
 
-use crate::index::{Excluded, IdMap};
+use crate::index::Excluded;
 use crate::pack::{BlockAt, BlockId, FrameAt};
 use crate::shared::Shared;
 
@@ -21,7 +21,7 @@ const FRAMES_HELD: usize = 192;
 pub(crate) struct Matcher {
     shared: Arc<Shared>,
     excluded: Arc<Excluded>,
-    found: IdMap<BlockId, BlockAt>,
+    found: HashMap<BlockId, BlockAt>,
     order: VecDeque<(FrameAt, Vec<BlockId>)>,
     active: HashSet<FrameAt>,
 }
@@ -29,7 +29,7 @@ pub(crate) struct Matcher {
 impl Matcher {
     /// A matcher that holds nothing.
     pub fn new(shared: Arc<Shared>, excluded: Arc<Excluded>) -> Self {
-        let (found, order, active) = (IdMap::default(), VecDeque::new(), HashSet::new());
+        let (found, order, active) = (HashMap::new(), VecDeque::new(), HashSet::new());
         Self { shared, excluded, found, order, active }
     }
 

@@ -1,12 +1,12 @@
 //! What the disks of one point share while it is written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 
 use model::{DiskName, Result};
 
 use crate::PackId;
-use crate::index::{Excluded, IdMap, IndexedPack, OBJECT_SPARSITY, write_object};
+use crate::index::{Excluded, IndexedPack, OBJECT_SPARSITY, write_object};
 use crate::manifest::{DiskTable, Manifest};
 use crate::pack::{BlockAt, BlockId};
 use crate::shared::{Shared, lock};
@@ -29,7 +29,7 @@ pub(crate) struct Run {
     /// Where nothing new may rest.
     pub excluded: Arc<Excluded>,
     /// Blocks of packs that are not stored yet: those that are, are in the index.
-    unstored: Mutex<IdMap<BlockId, BlockAt>>,
+    unstored: Mutex<HashMap<BlockId, BlockAt>>,
     done: Mutex<Done>,
 }
 
