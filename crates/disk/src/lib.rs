@@ -18,13 +18,13 @@ mod zero;
 pub use blocks::{BLOCK, BlockHash, hash_blocks, zero_block};
 pub use discard::Discard;
 pub use file::{
-    Base, Format, OpenOptions, check_written, create_file, create_recorded, create_scratch, detect, leaves_path,
-    open_file, open_file_with,
+    Base, Format, OpenOptions, Output, check_written, create_file, create_recorded, create_scratch, detect,
+    leaves_path, open_file, open_file_with,
 };
 pub use inspect::{Finding, Inspection, Kernel, System, Volume, inspect};
 pub use nbd::{Export, NbdServer};
 pub use over::over;
-pub use pool::Buffer;
+pub use pool::{ALIGN, Buffer};
 pub use progress::{Progress, Silent};
 pub use root::{
     LEAF, LEAF_BLOCKS, LEAVES_PER_PAGE, Leaf, PAGE, PageHash, RootBuilder, leaf, leaf_of, leaves_of, page_hash,

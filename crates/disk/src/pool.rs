@@ -9,7 +9,7 @@ use crate::LEAF;
 use crate::transfer::CHUNK;
 
 /// What a buffer's address is a multiple of: the largest sector that disks have.
-pub(crate) const ALIGN: usize = 4096;
+pub const ALIGN: usize = 4096;
 
 /// Buffers of one size that are free.
 struct Shelf {

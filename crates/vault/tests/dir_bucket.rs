@@ -49,6 +49,27 @@ async fn a_listing_through_a_symbolic_link_is_refused() {
     assert_eq!(bucket.list("").await.unwrap_err().kind(), Kind::Invalid);
 }
 
+/// Large objects go past the page cache where their address allows it, but for what is no whole sector.
+#[tokio::test]
+async fn large_objects_are_whole_whatever_their_length_and_address() {
+    let folder = tempfile::tempdir().unwrap();
+    let bucket = DirBucket::open(folder.path()).unwrap();
+    for len in [(1 << 20) - 1, 1 << 20, (1 << 20) + 1, (1 << 20) + 4095, (3 << 20) + 512] {
+        for shift in [0, 1] {
+            let mut buffer = disk::Buffer::take(len + 1);
+            buffer
+                .as_mut()
+                .iter_mut()
+                .zip(0_u32..)
+                .for_each(|(byte, n)| *byte = (n.wrapping_mul(2_654_435_761) >> 24) as u8);
+            let body = buffer.freeze().slice(shift..shift + len);
+            let key = format!("packs/{len}-{shift}");
+            bucket.put(&key, body.clone(), Put::CreateOnly).await.unwrap();
+            assert!(bucket.get(&key, None).await.unwrap() == body, "{key}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn create_only_keeps_the_first_body() {
     let folder = tempfile::tempdir().unwrap();

@@ -28,7 +28,7 @@ use self::qcow2::{FileStorage, Qcow2Disk};
 pub use self::ranged::{Ranged, open_ranged};
 use self::raw::RawDisk;
 use self::write::Purpose;
-pub use self::write::{Base, FileWriter, Qcow2Plan, Qcow2Stream};
+pub use self::write::{Base, FileWriter, Output, Qcow2Plan, Qcow2Stream};
 use crate::{DiskRead, DiskWrite};
 
 /// Longest chain of backing files that is followed.

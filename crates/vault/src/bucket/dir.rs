@@ -22,6 +22,9 @@ use super::{Bucket, Object, Put};
 /// Where bodies are written before they become objects. Keys cannot begin with a dot, so it is no object's folder.
 const INCOMING: &str = ".incoming";
 
+/// From here on an object is large: a pack that is full.
+const LARGE: usize = 1 << 20;
+
 /// Attempts to place a file whose temporary name was taken away by another process that swept too eagerly.
 const PLACE_ATTEMPTS: usize = 3;
 
@@ -126,10 +129,10 @@ impl Inner {
 
     fn write(&self, body: &[u8]) -> std::io::Result<Temporary> {
         let path = self.root.join(INCOMING).join(format!("{:032x}", rand::random::<u128>()));
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o640).open(&path)?;
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o640).open(&path)?;
         // not every file system has locks; without them a sweep may take the file away, and the put is tried again
         let _ = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
-        match file.write_all(body).and_then(|()| file.sync_all()) {
+        match fill(&file, &path, body) {
             Ok(()) => Ok(Temporary { path, _file: file }),
             Err(error) => {
                 let _ = std::fs::remove_file(&path);
@@ -256,6 +259,19 @@ impl Inner {
 struct Temporary {
     path: PathBuf,
     _file: File,
+}
+
+/// Writes the body and makes it durable. What is large goes past the page cache but for its last bytes.
+fn fill(mut file: &File, path: &Path, body: &[u8]) -> std::io::Result<()> {
+    if body.len() < LARGE {
+        file.write_all(body)?;
+    } else {
+        let (whole, rest) = body.split_at(body.len() / disk::ALIGN * disk::ALIGN);
+        let output = disk::Output::new(file.try_clone()?, path);
+        output.write(whole, 0)?;
+        output.write(rest, whole.len() as u64)?;
+    }
+    file.sync_all()
 }
 
 fn place(from: &Path, to: &Path, put: Put) -> std::io::Result<()> {

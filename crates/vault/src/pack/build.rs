@@ -51,6 +51,14 @@ struct Spare {
     body: Mutex<Option<BytesMut>>,
 }
 
+/// Room for a pack, where a directory can write it to the disk from.
+fn room() -> BytesMut {
+    let mut all = BytesMut::with_capacity((PACK_TARGET + SLACK) as usize + disk::ALIGN);
+    let start = all.as_ptr().align_offset(disk::ALIGN).min(disk::ALIGN);
+    all.resize(start, 0);
+    all.split_off(start)
+}
+
 /// A pack that is being filled, or waits for its last frames.
 struct Open {
     pack: PackId,
@@ -196,7 +204,6 @@ impl PackStream {
     fn open_pack(&mut self) -> Result<&mut Open> {
         if self.open.is_none() {
             let pack = PackId::random();
-            let room = || BytesMut::with_capacity((PACK_TARGET + SLACK) as usize);
             let mut body = lock(&self.spare.body).take().unwrap_or_else(room);
             body.clear();
             body.extend_from_slice(HEADER);

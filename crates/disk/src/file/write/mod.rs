@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 
 pub use self::base::Base;
 use self::layout::Layout;
-use self::output::Output;
+pub use self::output::Output;
 use self::place::Place;
 pub use self::stream::{Qcow2Plan, Qcow2Stream};
 use super::Format;

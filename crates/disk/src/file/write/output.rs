@@ -1,5 +1,6 @@
-//! The file that is written, past the page cache where that can be: a disk that is restored is many times larger than what the host can
-//! cache, would push out what its guests use, costs a copy of every byte, and is on its way only when it is synced.
+//! A file that is written past the page cache where that can be: a disk that is restored is many times larger than what the host can
+//! cache, would push out what its guests use, costs a copy of every byte, and is on its way only when it is synced. For a vault's packs
+//! the same holds, and what is read back from them at once comes from the device.
 //!
 //! Who writes past the cache waits for the device, and hears of its errors at once. Durable is it after a sync, as everything else.
 
@@ -14,8 +15,9 @@ use rustix::io::Errno;
 
 use crate::pool::ALIGN;
 
-/// A file, open in both ways. Ranges written in one way must not share a page with those of the other: writers write whole leaves.
-pub(super) struct Output {
+/// A file, open in both ways. Ranges written in one way must not share a page with those of the other.
+#[derive(Debug)]
+pub struct Output {
     file: File,
     /// The same file without the cache; none where the file system knows only the other way.
     direct: Option<File>,
@@ -25,7 +27,7 @@ pub(super) struct Output {
 
 impl Output {
     /// `file`, which lies at `path`.
-    pub(super) fn new(file: File, path: &Path) -> Self {
+    pub fn new(file: File, path: &Path) -> Self {
         let direct = OpenOptions::new().write(true).custom_flags(OFlags::DIRECT.bits() as i32).open(path);
         Self { file, direct: direct.ok(), refused: AtomicBool::new(false) }
     }
@@ -36,12 +38,13 @@ impl Output {
     }
 
     /// The file with its cache: for all that is small, and to sync both.
-    pub(super) fn file(&self) -> &File {
+    pub fn file(&self) -> &File {
         &self.file
     }
 
-    /// Writes all of `data`. Returns whether it is in the page cache.
-    pub(super) fn write(&self, data: &[u8], at: u64) -> Result<bool> {
+    /// Writes all of `data`: past the cache if address, length and place are multiples of [`ALIGN`](crate::ALIGN).
+    /// Returns whether it is in the page cache.
+    pub fn write(&self, data: &[u8], at: u64) -> Result<bool> {
         let fits = at.is_multiple_of(ALIGN as u64) && data.len().is_multiple_of(ALIGN);
         let fits = fits && data.as_ptr().align_offset(ALIGN) == 0 && !self.refused.load(Ordering::Relaxed);
         if let Some(direct) = self.direct.as_ref().filter(|_| fits) {
