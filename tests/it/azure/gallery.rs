@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use cloud::Cloud;
+use cloud::{Cloud, Resource};
 use disk::LEAF;
 use model::{
     DiskName, Gallery, ImageId, ImageOptions, Kind, OwnerId, Published, Replication, RestorePoint, Role, RunId, Token,
+    tag,
 };
 use serde_json::{Value, json};
 
@@ -138,6 +139,53 @@ async fn a_version_is_kept_as_long_as_its_image() {
     assert!(denied.kind() == Kind::Denied && denied.chain().contains("version"), "{}", denied.chain());
     later(&lab, 86_400 + 60).await;
     site.delete(&resource).await.unwrap();
+    nothing_left(&lab, &[]).await;
+}
+
+/// Somebody deletes the snapshot in the portal.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_whose_image_is_gone_is_a_leftover() {
+    let lab = lab(false, true).await;
+    let (site, options) = (lab.site(), options(&["northeurope"]));
+    let (kept, _) = image(&site, "kept", &options).await;
+    let (gone, point) = image_of(&site, &token("gone"), "2026-11-30T04:04:05Z", &options).await;
+    let versions = || async {
+        let owned = site.owned().await.unwrap().into_iter();
+        owned.filter(|it| it.kind == "version").collect::<Vec<Resource>>()
+    };
+    assert_eq!(versions().await, []);
+    for image in [&kept, &gone] {
+        assert!(site.target().unwrap().publish(image, &options).await.unwrap().is_whole());
+    }
+    // what a late list tells of the snapshots is no proof
+    let rule = json!({ "operation": "Snapshots_List", "times": 1, "fault": { "kind": "stale" } });
+    lab.control("POST", "rules", Some(&rule)).await;
+    assert_eq!(versions().await, []);
+    assert_eq!(versions().await, []);
+
+    let by_hand = |image: &ImageId, like: &Resource| Resource {
+        kind: "snapshot".to_owned(),
+        id: image.to_string(),
+        ..like.clone()
+    };
+    let like = site.owned().await.unwrap().remove(0);
+    site.delete(&by_hand(&gone, &like)).await.unwrap();
+    let left = versions().await;
+    assert_eq!(left.len(), 1);
+    let [version, other] = ["40405", "30405"].map(|n| format!("replicas/images/web-1-v1/versions/2026.1130.{n}"));
+    assert_eq!((&left[0].id, left[0].role), (&version, Role::Scratch));
+    assert_eq!(left[0].tags.get(tag::POINT), Some(&point.id.to_string()));
+    // one of an image that is there is not deleted so
+    let other = Resource { id: other, ..left[0].clone() };
+    assert!(site.delete(&other).await.unwrap_err().chain().contains("its image is there"));
+    for _ in 0..2 {
+        site.delete(&left[0]).await.unwrap();
+        assert_eq!(versions().await, []);
+    }
+    assert!(site.target().unwrap().publish(&kept, &options).await.unwrap().is_whole());
+    // with the last one goes the definition
+    site.delete(&by_hand(&kept, &like)).await.unwrap();
+    site.delete(&other).await.unwrap();
     nothing_left(&lab, &[]).await;
 }
 

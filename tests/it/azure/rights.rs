@@ -88,6 +88,9 @@ async fn the_auditor_looks() {
     let owner = lab.site();
     let (name, _) = server(&lab, &owner, "web-1").await;
     let (image, _) = image(owner.as_ref(), "image").await;
+    let gallery = model::Gallery { name: "replicas".to_owned(), ..model::Gallery::default() };
+    let options = ImageOptions { gallery: Some(gallery), ..ImageOptions::default() };
+    assert!(owner.target().unwrap().publish(&image, &options).await.unwrap().is_whole());
     let (site, _) = sites(&lab, "auditor", &role("auditor")).await;
     let source = site.source().unwrap();
     assert_eq!(source.servers().await.unwrap().len(), 1);

@@ -8,6 +8,7 @@
 //!   may take it, and the next commit does.
 //! * `instance`: a machine that was launched; its disks are not listed while they are attached to it.
 //! * `volume`: a disk of a machine that is not there.
+//! * `version`: one of a gallery whose image is not there, which is scratch, whatever its mark says.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,7 +26,17 @@ fn resource(kind: &str, id: String, role: Role, tags: Tags) -> Resource {
 /// Everything of the group that carries our tags, of every owner.
 pub(super) async fn owned(client: &Client) -> Result<Vec<Resource>> {
     let mut found = Vec::new();
+    // before the snapshots: a version is named by its image's before it is begun
+    let versions = target::versions(client).await?;
     let snapshots = client.list(What::Snapshot).await?;
+    let published: BTreeSet<&String> = snapshots.iter().filter_map(|it| it.tags.get(marks::VERSION)).collect();
+    for (path, version) in versions.into_iter().filter(|(path, _)| !published.contains(path)) {
+        if let Some((_, tags)) = marks::ours(&version.tags)
+            && target::is_orphan(client, &path, &version).await?
+        {
+            found.push(resource("version", path, Role::Scratch, tags));
+        }
+    }
     let images: BTreeSet<String> =
         snapshots.iter().filter(|it| it.tags.contains_key(marks::REGISTERED)).map(|it| it.name.clone()).collect();
     let mut captures = BTreeMap::new();
@@ -71,6 +82,7 @@ pub(super) async fn delete(client: &Client, resource: &Resource) -> Result<()> {
         "image" => target::delete_image(client, id).await,
         "snapshot" => client.delete(What::Snapshot, id).await,
         "capture" | "base" => source::remove(client, id).await,
+        "version" => target::delete_orphan(client, id).await,
         "disk" | "volume" => client.delete(What::Disk, id).await,
         "instance" => target::destroy(client, &InstanceId::new(id)?).await,
         kind => Err(Error::new(Kind::Invalid, format!("cannot delete {kind} {id}"))

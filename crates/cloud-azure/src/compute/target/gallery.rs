@@ -287,7 +287,44 @@ fn above(version: &str) -> &str {
     version.rsplit_once("/versions/").map_or(version, |(above, _)| above)
 }
 
-/// Deletes the version of an image, and its definition if that has no other.
+/// Every version of ours, by its path below the galleries.
+pub(in crate::compute) async fn versions(client: &Client) -> Result<Vec<(String, Shown)>> {
+    let mut found = Vec::new();
+    for gallery in client.list(What::Gallery).await? {
+        let images = format!("{}/images", gallery.name);
+        for definition in client.list_below(What::Definition, &images).await? {
+            // nobody but us makes versions below it
+            if !definition.tags.contains_key(tag::OWNER) {
+                continue;
+            }
+            let above = format!("{images}/{}/versions", definition.name);
+            let versions = client.list_below(What::Version, &above).await?;
+            found.extend(versions.into_iter().map(|version| (format!("{above}/{}", version.name), version)));
+        }
+    }
+    Ok(found)
+}
+
+/// Whether the image of a version is gone: somebody has deleted its snapshot, and left the version. A list may be late
+/// and show no image that is there, so the snapshot itself is asked for.
+pub(in crate::compute) async fn is_orphan(client: &Client, path: &str, version: &Shown) -> Result<bool> {
+    let source = version.text("/storageProfile/osDiskImage/source/id").and_then(|id| id.rsplit('/').next());
+    let Some(source) = source else { return Ok(false) };
+    let image = client.find(What::Snapshot, source).await?;
+    Ok(image.is_none_or(|image| image.tags.get(marks::VERSION).is_none_or(|at| at != path)))
+}
+
+/// Deletes a version whose image is gone. Absent is success.
+pub(in crate::compute) async fn delete_orphan(client: &Client, path: &str) -> Result<()> {
+    let Some(version) = client.find(What::Version, path).await? else { return Ok(()) };
+    if !is_orphan(client, path, &version).await? {
+        return Err(Error::new(Kind::Invalid, format!("cannot delete version {path}"))
+            .because("its image is there, and it goes with that"));
+    }
+    retire(client, path, &version).await
+}
+
+/// Deletes the version of an image, and its definition if that has no other. `boot` has the image's tags.
 pub(super) async fn retire(client: &Client, version: &str, boot: &Shown) -> Result<()> {
     // either may be another's by now
     if client.find(What::Version, version).await?.is_some_and(|it| is_of(&it, boot, &[tag::OWNER, tag::POINT])) {

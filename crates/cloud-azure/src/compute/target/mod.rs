@@ -19,6 +19,7 @@ use model::{
     Role, Token,
 };
 
+pub(super) use self::gallery::{delete_orphan, is_orphan, versions};
 pub(super) use self::image::{
     delete as delete_image, fits, generation, image_of, name as image_name, show, snapshot, tags,
 };

@@ -45,11 +45,16 @@ impl Definition {
 pub(super) fn call(sim: &Sim, path: &str, request: &Request) -> Answer<Response> {
     let id = format!("/{}", path.trim_matches('/'));
     let operation = name(&request.method, path);
+    if operation == "Galleries_ListByResourceGroup" {
+        let all: Vec<Value> = gallery(&format!("{id}/{GALLERY}")).into_iter().collect();
+        return Ok(Response::json(200, &json!({ "value": all })));
+    }
     if operation != "Galleries_Get" {
         gallery(&id)?;
     }
     match operation.as_str() {
         "Galleries_Get" => gallery(&id).map(|shown| Response::json(200, &shown)),
+        "GalleryImages_ListByGallery" => list_definitions(sim, &id),
         "GalleryImages_Get" => sim.with(|world| Ok(Response::json(200, &show_definition(definition(world, &id)?)))),
         "GalleryImages_CreateOrUpdate" => define(sim, &id, request),
         "GalleryImages_Delete" => delete_definition(sim, &id, request),
@@ -95,6 +100,15 @@ fn show_definition(it: &Definition) -> Value {
         "id": it.id, "name": last(&it.id), "type": "Microsoft.Compute/galleries/images", "location": it.location,
         "tags": it.tags, "properties": properties,
     })
+}
+
+fn list_definitions(sim: &Sim, id: &str) -> Answer<Response> {
+    let below = format!("{}/", id.to_lowercase());
+    let all: Vec<Value> = sim.with(|world| {
+        let here = world.azure.definitions.iter().filter(|(id, _)| id.starts_with(&below));
+        here.map(|(_, it)| show_definition(it)).collect()
+    });
+    Ok(Response::json(200, &json!({ "value": all })))
 }
 
 /// PUT by name; what a definition says of its images is not changed.

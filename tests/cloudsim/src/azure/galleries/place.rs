@@ -3,7 +3,7 @@
 use super::super::disks::invalid;
 use crate::error::Answer;
 
-/// `GALLERY[/images[/DEFINITION[/versions[/VERSION]]]]` behind `galleries`.
+/// `[GALLERY[/images[/DEFINITION[/versions[/VERSION]]]]]` behind `galleries`.
 fn parts(path: &str) -> Option<Vec<&str>> {
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
     let at = parts.iter().position(|part| part.eq_ignore_ascii_case("galleries"))?;
@@ -15,14 +15,17 @@ fn parts(path: &str) -> Option<Vec<&str>> {
 
 /// Whether a path is about any of this.
 pub(in crate::azure) fn is_one(path: &str) -> bool {
-    path.to_lowercase().contains("/galleries/")
+    let path = path.to_lowercase();
+    path.contains("/galleries/") || path.ends_with("/galleries")
 }
 
 /// The operation's id in the specifications.
 pub(in crate::azure) fn name(method: &str, path: &str) -> String {
     let depth = parts(path).map_or(0, |parts| parts.len());
     match (method, depth) {
+        ("GET", 0) => "Galleries_ListByResourceGroup",
         ("GET", 1) => "Galleries_Get",
+        ("GET", 2) => "GalleryImages_ListByGallery",
         ("GET", 3) => "GalleryImages_Get",
         ("PUT", 3) => "GalleryImages_CreateOrUpdate",
         ("DELETE", 3) => "GalleryImages_Delete",
