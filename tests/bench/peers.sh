@@ -3,7 +3,7 @@
 #
 #   peers.sh IMAGES RESULTS [PEER...]        (no PEER: all that are installed)
 #
-# One peer at a time, an empty target each time, images read once beforehand (warm page cache), a round of all peers
+# One peer at a time, an empty target each time, each image read once beforehand (warm page cache), a round of all peers
 # before the next (RUNS=n rounds, medians). Writes RESULTS/peers.csv and RESULTS/peers.md. Wall time means something on an
 # idle machine only; CPU seconds and stored bytes hold up better. Tools are named by RESTIC, RUSTIC, BORG, REPLICATE.
 set -uo pipefail; export LC_ALL=C
@@ -17,7 +17,7 @@ have() { command -v "$1" >/dev/null 2>&1; }
 warm() { for f in "$@"; do cat "$f" >/dev/null; done; }
 fresh() { rm -rf "$work/t"; mkdir -p "$work/t/out" "$work/cache" "$work/src"; sync; }
 stored() { find "$store" -type f -printf '%s %b\n' 2>/dev/null | awk '{a+=$1; b+=$2*512} END{printf "%.1f", (b<a?b:a)/1048576}'; }
-src() { ln -f "$1" "$work/src/disk.raw" 2>/dev/null || { rm -f "$work/src/disk.raw"; ln -s "$1" "$work/src/disk.raw"; }; }
+src() { warm "$1"; ln -f "$1" "$work/src/disk.raw" 2>/dev/null || { rm -f "$work/src/disk.raw"; ln -s "$1" "$work/src/disk.raw"; }; }
 m() { # m OPERATION COMMAND: one measured command
   local op=$1 st e u s r; shift
   /usr/bin/time -q -o "$work/time" -f '%e %U %S %M' bash -c "$1" >"$work/log" 2>&1; st=$?
@@ -47,7 +47,7 @@ p_replicate() { local b=${REPLICATE:-replicate}; have "$b" || return 0; ver=$($b
   printf 'ledger = "%s"\n[vaults.main]\nurl = "dir:%s"\nrecipients = [{ passphrase-file = "%s" }]\n' "$work/t/ledger" "$store" "$work/t/conf/pass" >"$work/t/conf/replicate.toml"
   export B="$b -c $work/t/conf/replicate.toml"; $B init --vault main >"$work/log" 2>&1 || tail -5 "$work/log" >&2
   std 'case $n in 4) s=srv2;; *) s=srv1;; esac; $B import $in --server $s --to vault:main' '$B restore srv2 --to $outf' '$B verify'; }
-mkdir -p "$work"; warm "$d1" "$d2" "$d3" "$s2"
+mkdir -p "$work"
 for run in $(seq "$runs"); do for peer in ${*:-restic rustic borg borgfixed replicate}; do store=$work/none; "p_$peer"; rm -rf "$work/t" "$work/src" "$work/cache" "$work/borg-home"; done; done
 python3 - "$csv" >"$res/peers.md" <<'P'
 import csv, statistics, sys
