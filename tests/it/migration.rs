@@ -170,6 +170,8 @@ async fn a_guest_is_moved_with_its_last_order_and_comes_back() {
     // its change map has lived through all of it
     let again = engine.run(&named).await.unwrap();
     assert!(again.runs[0].destinations[0].incremental, "{again:?}");
+    // its QEMU would outlive the test
+    new.target().unwrap().destroy(moved.record.instance.as_ref().unwrap()).await.unwrap();
 }
 
 /// A system that does not answer is left running, or its power is cut where that is asked; and the power button does without an agent.
