@@ -245,8 +245,9 @@ impl Client {
             let mut page = self.send(&operation, Method::GET, &url, None, false).await?.body;
             let items = page.get_mut("value").map(Value::take).unwrap_or_default();
             let items: Vec<Shown> = serde_json::from_value(items).map_err(|error| odd(&operation, error))?;
-            // a gallery of any region has versions of this one
-            found.extend(items.into_iter().filter(|it| what == What::Gallery || self.is_here(it)));
+            // galleries and definitions of any region have versions of this one
+            let anywhere = matches!(what, What::Gallery | What::Definition);
+            found.extend(items.into_iter().filter(|it| anywhere || self.is_here(it)));
             next = page.get("nextLink").and_then(Value::as_str).filter(|link| !link.is_empty()).map(str::to_owned);
         }
         match next {
