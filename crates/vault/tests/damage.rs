@@ -170,6 +170,32 @@ async fn damage_is_named_marked_stored_again_and_healed() {
     assert!(report.affected.is_empty(), "no point is lost any more: {report:?}");
 }
 
+/// An increment rests on blocks of an older pack whose ids no longer read: its check reads no frame there, and finds it.
+#[tokio::test(flavor = "multi_thread")]
+async fn ids_that_an_increment_needs_and_that_are_damaged_lose_the_pack() {
+    let (bucket, vault) = memory().await;
+    let mut data = disk(2, 4 * MIB);
+    write(&vault, "p1", None, &data, None).await.unwrap();
+    let key = bucket.keys().into_iter().find(|key| key.starts_with("packs/")).unwrap();
+    let old = data.clone();
+    data[..4096].fill(7);
+    write(&vault, "p2", Some("p1"), &data, Some(&old)).await.unwrap();
+    assert!(bucket.damage(&key, |body| {
+        let table = body.len() - 24;
+        let len = u32::from_le_bytes(body[table + 4..table + 8].try_into().unwrap()) as usize;
+        body[table - len - 1] ^= 1;
+    }));
+    let vault = open(bucket.clone()).await;
+    let report = vault.verify(&VerifyScope::Added(id("p2")), &Silent).await.unwrap();
+    let pack = PackId::of_key(&key).unwrap().to_string();
+    assert_eq!(report.damaged.iter().map(|it| &it.pack).collect::<Vec<_>>(), [&pack], "{report:?}");
+    assert_eq!(report.affected.keys().collect::<Vec<_>>(), ["p1", "p2"]);
+    assert_eq!(bucket.keys().iter().filter(|key| key.starts_with("damaged/")).count(), 1);
+    // so the next run stores it again
+    write(&vault, "p3", Some("p2"), &data, None).await.unwrap();
+    assert!(!vault.verify(&VerifyScope::Point(id("p3")), &Silent).await.unwrap().affected.contains_key("p3"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_pack_is_found_without_reading_and_stored_again() {
     let (bucket, vault) = memory().await;

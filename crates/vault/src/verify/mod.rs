@@ -40,6 +40,17 @@ pub enum VerifyScope {
     Added(PointId),
 }
 
+impl VerifyScope {
+    /// Whether the verdict on this point is asked for.
+    fn names(&self, point: &PointId) -> bool {
+        match self {
+            VerifyScope::All => true,
+            VerifyScope::Point(id) | VerifyScope::Added(id) => id == point,
+            VerifyScope::Sample(_) | VerifyScope::NotVerifiedFor(_) => false,
+        }
+    }
+}
+
 /// A pack with damage.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DamagedPack {

@@ -34,11 +34,7 @@ pub(super) async fn check(
         if findings.report.affected.contains_key(point.as_str()) {
             continue;
         }
-        let asked = match scope {
-            VerifyScope::All => true,
-            VerifyScope::Point(id) | VerifyScope::Added(id) => id == point,
-            VerifyScope::Sample(_) | VerifyScope::NotVerifiedFor(_) => false,
-        };
+        let asked = scope.names(point);
         let hurt = !findings.packs.is_empty() || !findings.frames.is_empty();
         if !asked && !hurt {
             continue;

@@ -132,9 +132,9 @@ async fn read_frames(shared: &Arc<Shared>, frames: &[FrameAt]) -> Vec<(FrameAt, 
         let jobs = run.iter().map(|(at, entry)| {
             let from = (entry.offset - first.offset) as usize;
             let stored = body.slice(from..from + entry.stored as usize);
-            let (owner, info, ids, at, entry) = (shared.clone(), info.clone(), ids.clone(), *at, *entry);
+            let (vault, info, ids, at, entry) = (shared.keys.vault, info.clone(), ids.clone(), *at, *entry);
             let job = move |scratch: &mut Scratch| {
-                let plain = frame::decode(owner.keys.vault, at, &entry, info.cipher(), &stored, scratch)?;
+                let plain = frame::decode(vault, at, &entry, info.cipher(), &stored, scratch)?;
                 fits(&info, &ids, at, &entry, &plain)
             };
             (at, shared.workers.submit(job))

@@ -74,9 +74,11 @@ async fn a_map_that_names_other_blocks_does_not_fit_the_root() {
     // leaf 1 is right, leaf 2 has the blocks of leaf 1; then: leaf 2 is right, leaf 1 has a block too many; and one behind the end
     let swapped = [fine[0], run_of(2 * LEAF_BLOCKS, LEAF_BLOCKS, places[0])];
     let longer = [run_of(LEAF_BLOCKS, LEAF_BLOCKS, places[0]), fine[1]];
+    // a leaf that the tree calls zero
+    let hidden = [run_of(0, 1, places[0]), fine[0], fine[1]];
     let behind = [fine[0], run_of(2 * LEAF_BLOCKS, LEAF_BLOCKS, places[LEAF_BLOCKS + 1])];
     let mut entries = Vec::new();
-    for runs in [&fine, &swapped, &longer, &behind] {
+    for runs in [&fine[..], &swapped, &longer, &behind, &hidden] {
         page.runs = runs.to_vec();
         let at = stream.page(page.encode()).await.unwrap();
         entries.push(StoredPage { hash: page.hash(), at, packs: page.packs().into() });
@@ -89,6 +91,7 @@ async fn a_map_that_names_other_blocks_does_not_fit_the_root() {
         (&entries[1], None, Some("the bytes at 131072 of disk d: their blocks do not fit the disk's root")),
         (&entries[2], None, Some("the bytes at 65536 of disk d: their blocks do not fit the disk's root")),
         (&entries[3], None, Some("a map points behind its end")),
+        (&entries[4], None, Some("the bytes at 0 of disk d: their blocks do not fit the disk's root")),
         // leaves that the parent has are the parent's matter
         (&entries[1], known(&entries[0]), None),
     ] {

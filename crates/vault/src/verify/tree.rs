@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use disk::{BlockHash, LEAF, LEAF_BLOCKS, PAGE, leaf_of, zero_block, zero_leaf};
+use disk::{BlockHash, LEAF, LEAF_BLOCKS, PAGE, leaf_of, zero_block};
 use futures::{StreamExt, TryStreamExt, stream};
 use model::{Error, PointId, Result};
 
@@ -41,12 +41,7 @@ pub(super) async fn check(
     findings: &mut Findings<'_>,
 ) -> Result<BTreeMap<PointId, Error>> {
     let (mut wrong, mut known) = (BTreeMap::new(), HashMap::new());
-    let named = |point: &PointId| match scope {
-        VerifyScope::All => true,
-        VerifyScope::Point(id) | VerifyScope::Added(id) => id == point,
-        VerifyScope::Sample(_) | VerifyScope::NotVerifiedFor(_) => false,
-    };
-    for (point, at) in manifests.iter().filter(|(point, _)| named(point)) {
+    for (point, at) in manifests.iter().filter(|(point, _)| scope.names(point)) {
         match check_point(shared, at, scope, &mut known, findings).await {
             Err(error) if is_damage(&error) => drop(wrong.insert(point.clone(), error)),
             other => other?,
@@ -126,10 +121,7 @@ async fn check_page(shared: &Arc<Shared>, task: Task) -> Checked {
             None => None,
         };
         let differs: Vec<bool> = (0..page.leaves.len())
-            .map(|leaf| {
-                page.leaves[leaf] != zero_leaf()
-                    && old.as_ref().and_then(|old| old.leaves.get(leaf)) != page.leaves.get(leaf)
-            })
+            .map(|leaf| old.as_ref().and_then(|old| old.leaves.get(leaf)) != page.leaves.get(leaf))
             .collect();
         let ids = ids(shared, &page, &differs).await?;
         let fits = move |(leaf, ids): (usize, &[BlockHash])| !differs[leaf] || leaf_of(ids) == page.leaves[leaf];
