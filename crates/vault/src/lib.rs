@@ -7,6 +7,7 @@ pub mod bucket;
 mod cipher;
 mod codec;
 mod collect;
+mod compact;
 mod index;
 mod keys;
 pub mod layout;
@@ -24,6 +25,7 @@ mod work;
 mod writer;
 
 pub use collect::CollectReport;
+pub use compact::{CompactReport, Compaction};
 pub use keys::{Identity, Recipient, RecipientInfo};
 pub use layout::PackId;
 pub use options::Options;

@@ -42,7 +42,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Shared {
     /// Opens with known keys.
     pub fn new(bucket: Arc<dyn Bucket>, keys: Keys, options: Options) -> Result<Arc<Self>> {
-        let workers = Workers::start(options.thread_count(), options.level)?;
+        let workers = Workers::start(options.thread_count())?;
         let (packs, index, headers) = (PackCache::new(), Index::new(), Mutex::default());
         Ok(Arc::new(Self { bucket, keys, options, workers, packs, index, headers }))
     }

@@ -4,14 +4,14 @@ use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use model::{Error, Kind, Result};
+use model::{Error, Result};
 use tokio::sync::oneshot;
 
 use crate::keys::broken;
 
 /// What one thread keeps between jobs: no allocation and no set-up on the hot path.
 pub(crate) struct Scratch {
-    /// Compresses at the vault's level.
+    /// Compresses; whoever uses it sets the level.
     pub compressor: zstd::bulk::Compressor<'static>,
     /// Decompresses.
     pub decompressor: zstd::bulk::Decompressor<'static>,
@@ -47,12 +47,12 @@ pub(crate) struct Workers {
 }
 
 impl Workers {
-    /// Starts `threads` threads that compress at `level`.
-    pub fn start(threads: usize, level: i32) -> Result<Self> {
+    /// Starts `threads` threads.
+    pub fn start(threads: usize) -> Result<Self> {
         let shared = Arc::new(Shared { queue: Mutex::default(), filled: Condvar::new() });
         let pool = Self { shared: shared.clone(), threads };
         for number in 0..threads {
-            let scratch = scratch(level)?;
+            let scratch = scratch()?;
             let shared = shared.clone();
             std::thread::Builder::new()
                 .name(format!("vault-{number}"))
@@ -97,9 +97,9 @@ impl<T> Pending<T> {
     }
 }
 
-fn scratch(level: i32) -> Result<Scratch> {
-    let refused = |e: std::io::Error| Error::new(Kind::Invalid, format!("cannot compress at level {level}")).because(e);
-    let mut compressor = zstd::bulk::Compressor::new(level).map_err(refused)?;
+fn scratch() -> Result<Scratch> {
+    let refused = |e: std::io::Error| broken("zstd has no context").because(e);
+    let mut compressor = zstd::bulk::Compressor::new(crate::options::DEFAULT_LEVEL).map_err(refused)?;
     // the frame's own seal is stronger than a checksum, and its length is known
     compressor.include_checksum(false).map_err(refused)?;
     let decompressor = zstd::bulk::Decompressor::new().map_err(refused)?;
@@ -131,7 +131,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_an_error_of_that_job_alone() {
-        let workers = Workers::start(1, 1).unwrap();
+        let workers = Workers::start(1).unwrap();
         let bad = workers.submit(|_| -> u32 { panic!("on purpose") });
         let good = workers.submit(|_| 7);
         assert!(bad.wait().await.is_err());

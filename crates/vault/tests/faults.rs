@@ -15,7 +15,7 @@ use bytes::Bytes;
 use common::*;
 use model::{Error, Kind, Patience, Result};
 use vault::bucket::{Bucket, MemoryBucket, Object, Put, RetryBucket};
-use vault::{Identity, Recipient, Vault, VerifyScope};
+use vault::{Compaction, Identity, Recipient, Vault, VerifyScope};
 
 const SIZE: usize = 3 << 20;
 
@@ -237,6 +237,45 @@ fn a_collection_survives_a_fault_at_every_change() {
         }
     }
     println!("{total} faults of a collection, all survived");
+}
+
+#[test]
+fn a_compaction_survives_a_fault_at_every_change() {
+    let old = disk(1, SIZE);
+    let new = changed(&old);
+    let compaction = Compaction { waste: 5, level: 5, recompress_after: None, most: u64::MAX };
+    let mut total = 0;
+    for kind in CUTS {
+        for n in 1.. {
+            let bucket = lived_in(&old);
+            process(async {
+                let vault = open(bucket.clone()).await;
+                write(&vault, "new", Some("old"), &new, Some(&old)).await.unwrap();
+                write(&vault, "beside", Some("new"), &new, Some(&new)).await.unwrap();
+                vault.forget(&id("old")).await.unwrap();
+            });
+            let compact = |bucket: Arc<dyn Bucket>| async {
+                let report = open(bucket.clone()).await.compact(&compaction, false, &disk::Silent).await?;
+                open(bucket).await.collect(Duration::ZERO, false).await?;
+                Ok(report)
+            };
+            let (hit, result) = cut(&bucket, kind, n, false, compact);
+            // again, as another process: once more has nothing left to do
+            process(async {
+                let vault = open(bucket.clone()).await;
+                let report = vault.compact(&compaction, false, &disk::Silent).await.unwrap();
+                assert!(hit || report.taken == 0, "{kind:?} {n}: {report:?}");
+                assert!(vault.points().await.unwrap().len() == 2);
+            });
+            is_whole_and_without_garbage(&bucket, &[("new", &new), ("beside", &new)], &format!("{kind:?} {n}"));
+            if !hit {
+                assert!(n > 8 && result.unwrap().unwrap().points == 2);
+                break;
+            }
+            total += 1;
+        }
+    }
+    println!("{total} faults of a compaction, all survived");
 }
 
 /// A vault is made, a recipient added, the old one removed: whenever it breaks off, some key that was given opens the vault, and the same

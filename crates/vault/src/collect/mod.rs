@@ -1,9 +1,11 @@
 //! The collector: removes packs that no restore point needs, beside any number of writers and other collectors.
 
+pub(crate) mod clock;
 mod protocol;
 mod run;
 #[cfg(test)]
 mod tests;
+mod versions;
 
 use std::time::Duration;
 
@@ -17,8 +19,8 @@ use crate::manifest::ManifestRef;
 use crate::shared::Shared;
 use crate::{PackId, Vault};
 
-pub(crate) use run::lost_packs;
 use run::{Pass, References};
+pub(crate) use run::{Standing, lost_packs};
 
 /// What a pass of the collector did, or what it would do.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +38,9 @@ pub struct CollectReport {
     /// Condemned packs that a manifest needs, because it was committed while they were condemned: they stay as long as
     /// it does, and their data is stored elsewhere, too.
     pub in_use_though_condemned: u64,
+    /// Versions of manifests that a newer one has replaced, and that were dropped.
+    #[serde(default)]
+    pub versions: u64,
     /// Index objects that described only deleted packs.
     pub index_objects: u64,
     /// Damage marks of deleted packs.
@@ -43,8 +48,8 @@ pub struct CollectReport {
 }
 
 impl Vault {
-    /// Removes packs that no manifest needs and that are older than `grace` by the store's clock; with `dry_run`, only
-    /// tells which.
+    /// Removes versions of manifests that another one has replaced for `grace`, and packs that no manifest needs and that
+    /// are older than `grace`, both by the store's clock; with `dry_run`, only tells which.
     ///
     /// Safe at any time, beside writers and other collectors, whatever the grace: a short one only makes more work for
     /// writers that are caught. Stops before the first deletion if one manifest cannot be read. May be killed anywhere.
@@ -63,6 +68,11 @@ impl References for Shared {
         let at = ManifestRef { key: object.key.clone(), parsed, size: object.size };
         let (_, packs) = self.manifest_packs(&at).await?;
         Ok(packs.into_iter().map(|(pack, _)| pack).collect())
+    }
+
+    async fn of_whole_manifest(&self, object: &Object) -> Result<Vec<PackId>> {
+        let manifest = self.manifest(&object.key).await?;
+        Ok(manifest.packs.into_iter().map(|(pack, _)| pack).collect())
     }
 
     async fn of_index(&self, object: &Object) -> Result<Vec<PackId>> {

@@ -10,61 +10,84 @@ use futures::stream::{self, FuturesUnordered, StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use model::{Error, Kind, Result, crash};
 
-use super::CollectReport;
 use super::protocol::{CheckWant, Collector, PostCheck, Want};
+use super::{CollectReport, clock};
 use crate::PackId;
 use crate::bucket::{Bucket, Object, Put};
-use crate::layout::{CLOCK, DAMAGED, INDEX, MANIFESTS, PACKS, TOMBS, parse_manifest_key};
+use crate::layout::{DAMAGED, INDEX, MANIFESTS, PACKS, TOMBS, parse_manifest_key};
 
 /// Requests under way at a time.
 const PARALLEL: usize = 16;
-
-/// Age at which the mark of a collector that read the clock belongs to a dead one.
-const DEAD_MARK: Duration = Duration::from_secs(24 * 3600);
 
 /// Reads which packs an object refers to: the one thing of the collector that needs the keys of the vault.
 #[async_trait]
 pub(crate) trait References: Send + Sync {
     /// The packs that this manifest needs. Any doubt is an error, and the pass ends.
     async fn of_manifest(&self, object: &Object) -> Result<Vec<PackId>>;
+    /// The same, of a manifest that was read and checked to its end.
+    async fn of_whole_manifest(&self, object: &Object) -> Result<Vec<PackId>>;
     /// The packs that this index object describes.
     async fn of_index(&self, object: &Object) -> Result<Vec<PackId>>;
 }
 
-/// The writer's check after its commit: which of the packs that the manifest needs must be stored again.
-pub(crate) async fn lost_packs(bucket: &dyn Bucket, needed: BTreeSet<PackId>) -> Result<BTreeSet<PackId>> {
-    let mut check = PostCheck::new(needed);
-    loop {
-        match check.want() {
-            CheckWant::ListTombs => check.listed(&names(&bucket.list(TOMBS).await?)),
-            CheckWant::ListPacks => check.listed(&names(&bucket.list(PACKS).await?)),
-            CheckWant::Conclude(lost) => return Ok(lost),
+/// What is condemned and what is there, looked up in the order that rule 4 asks for. It speaks for manifests that were
+/// committed before the look.
+pub(crate) struct Standing {
+    tombs: BTreeSet<PackId>,
+    packs: BTreeSet<PackId>,
+}
+
+impl Standing {
+    /// Looks.
+    pub async fn look(bucket: &dyn Bucket) -> Result<Self> {
+        let tombs = names(&bucket.list(TOMBS).await?);
+        let packs = names(&bucket.list(PACKS).await?);
+        Ok(Self { tombs, packs })
+    }
+
+    /// Which of the packs that a manifest needs must be stored again.
+    pub fn lost(&self, needed: BTreeSet<PackId>) -> BTreeSet<PackId> {
+        let mut check = PostCheck::new(needed);
+        loop {
+            match check.want() {
+                CheckWant::ListTombs => check.listed(&self.tombs),
+                CheckWant::ListPacks => check.listed(&self.packs),
+                CheckWant::Conclude(lost) => return lost,
+            }
         }
     }
 }
 
+/// The writer's check after its commit: which of the packs that the manifest needs must be stored again.
+pub(crate) async fn lost_packs(bucket: &dyn Bucket, needed: BTreeSet<PackId>) -> Result<BTreeSet<PackId>> {
+    Ok(Standing::look(bucket).await?.lost(needed))
+}
+
 /// One pass of a collector over a bucket.
 pub(crate) struct Pass<'a> {
-    bucket: &'a dyn Bucket,
-    references: &'a dyn References,
+    pub(super) bucket: &'a dyn Bucket,
+    pub(super) references: &'a dyn References,
     grace: Duration,
+    /// Keys of manifests that a newer version has replaced: dropped, or would be.
+    pub(super) replaced: BTreeSet<String>,
     /// What was read of manifests: they never change, so that the second listing reads only the new ones.
     read: Mutex<HashMap<String, Vec<PackId>>>,
     /// What the first listing told about the packs.
     packs: BTreeMap<PackId, Object>,
-    report: CollectReport,
+    pub(super) report: CollectReport,
 }
 
 impl<'a> Pass<'a> {
     /// A pass that condemns packs which nothing needs for at least `grace`, by the store's clock.
     pub fn new(bucket: &'a dyn Bucket, references: &'a dyn References, grace: Duration) -> Self {
-        let (packs, report) = (BTreeMap::new(), CollectReport::default());
-        Self { bucket, references, grace, read: Mutex::default(), packs, report }
+        let (replaced, packs, report) = (BTreeSet::new(), BTreeMap::new(), CollectReport::default());
+        Self { bucket, references, grace, replaced, read: Mutex::default(), packs, report }
     }
 
     /// Runs the pass. What a pass that died left is finished by the next one.
     pub async fn run(mut self) -> Result<CollectReport> {
-        let bound = self.bound().await?;
+        let bound = clock::before(self.bucket, self.grace).await?;
+        self.drop_replaced(bound, true).await?;
         let mut machine = Collector::new();
         loop {
             let wants = machine.wants();
@@ -87,7 +110,8 @@ impl<'a> Pass<'a> {
 
     /// Tells what a pass would do, and changes nothing (save for the clock's mark, which is taken away again).
     pub async fn rehearse(mut self) -> Result<CollectReport> {
-        let bound = self.bound().await?;
+        let bound = clock::before(self.bucket, self.grace).await?;
+        self.drop_replaced(bound, false).await?;
         let old = self.old_packs(bound).await?;
         let mut tombs = names(&self.bucket.list(TOMBS).await?);
         let needed = self.needed().await?;
@@ -128,29 +152,6 @@ impl<'a> Pass<'a> {
         self.report.freed_bytes += self.packs.get(&pack).map_or(0, |object| object.size);
     }
 
-    /// The instant before which things are old enough. Asks the store for its time by making an object: no decision to
-    /// delete may rest on this machine's clock.
-    async fn bound(&self) -> Result<Timestamp> {
-        let mark = format!("{CLOCK}{:032x}", rand::random::<u128>());
-        self.bucket
-            .put(&mark, Bytes::from_static(b"the collector reads the store's time here"), Put::CreateOnly)
-            .await?;
-        let marks = self.bucket.list(CLOCK).await?;
-        let now = marks.iter().find(|object| object.key == mark).map(|object| object.modified);
-        let before = |age: Duration| now.and_then(|now| now.checked_sub(age).ok());
-        let (Some(bound), Some(left_over)) = (before(self.grace), before(self.grace.max(DEAD_MARK))) else {
-            let what = format!("cannot read the time of {}", self.bucket.describe());
-            return Err(
-                Error::new(Kind::Transient, what).because("the listing does not show an object that was just made")
-            );
-        };
-        // a young mark of somebody else is a collector that looks for it right now
-        for object in marks.iter().filter(|object| object.key == mark || object.modified <= left_over) {
-            self.bucket.delete(&object.key).await?;
-        }
-        Ok(bound)
-    }
-
     async fn old_packs(&mut self, bound: Timestamp) -> Result<BTreeSet<PackId>> {
         let listed = self.bucket.list(PACKS).await?;
         self.packs = listed.into_iter().filter_map(|object| Some((PackId::of_key(&object.key)?, object))).collect();
@@ -161,8 +162,9 @@ impl<'a> Pass<'a> {
     /// The packs that any version of any manifest needs. All of them could be read, or the pass ends here.
     async fn needed(&mut self) -> Result<BTreeSet<PackId>> {
         let listed = self.bucket.list(MANIFESTS).await?;
-        let manifests: Vec<Object> =
-            listed.into_iter().filter(|object| parse_manifest_key(&object.key).is_some()).collect();
+        let counts =
+            |object: &Object| parse_manifest_key(&object.key).is_some() && !self.replaced.contains(&object.key);
+        let manifests: Vec<Object> = listed.into_iter().filter(counts).collect();
         self.report.manifests = manifests.len() as u64;
         let reads: Vec<_> = manifests.iter().map(|object| self.packs_of(object)).collect();
         let packs: Vec<Vec<PackId>> = stream::iter(reads).buffer_unordered(PARALLEL).try_collect().await?;
@@ -240,7 +242,7 @@ fn unreadable(object: &Object, error: Error) -> Error {
     Error::new(error.kind(), what).because(error).hint("nothing was deleted; verify the point, or forget it")
 }
 
-fn names(objects: &[Object]) -> BTreeSet<PackId> {
+pub(super) fn names(objects: &[Object]) -> BTreeSet<PackId> {
     objects.iter().filter_map(|object| PackId::of_key(&object.key)).collect()
 }
 

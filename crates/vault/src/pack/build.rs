@@ -24,10 +24,19 @@ const UPLOADS: usize = 2;
 /// Room behind the target for frames that were on their way when it was reached, and for the trailer.
 const SLACK: u64 = 6 << 20;
 
-/// A frame that came back from a worker, and whether it is compressed.
+/// A frame that came back from a worker, and the level of its entry.
 struct Encoded {
     sealed: Vec<u8>,
-    zipped: bool,
+    level: u8,
+}
+
+/// How much is done to make frames small.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Effort {
+    /// zstd level.
+    pub level: i32,
+    /// Every n-th frame is decompressed again and compared (1: all, 0: none).
+    pub check_every: u32,
 }
 
 struct Encoding {
@@ -87,12 +96,12 @@ impl Open {
     /// Waits for the oldest frame that is being encoded, and appends it. False if there is none.
     async fn take_in(&mut self) -> Result<bool> {
         let Some(Encoding { number, kind, raw, pending }) = self.encoding.pop_front() else { return Ok(false) };
-        let Encoded { sealed, zipped } = pending.wait().await??;
+        let Encoded { sealed, level } = pending.wait().await??;
         let blocks = self.ids.get(number as usize).map_or(0, Vec::len) as u16;
         let (offset, stored) = (self.body.len() as u32, sealed.len() as u32);
         self.body.extend_from_slice(&sealed);
         if let Some(slot) = self.entries.get_mut(number as usize) {
-            *slot = Some(FrameEntry { kind, zipped, blocks, offset, stored, raw });
+            *slot = Some(FrameEntry { kind, level, blocks, offset, stored, raw });
         }
         lock(&self.spare.sealed).push(sealed);
         Ok(true)
@@ -128,15 +137,22 @@ pub(crate) struct PackStream {
     filling: Option<Filling>,
     spare: Arc<Spare>,
     uploads: VecDeque<JoinHandle<Result<u64>>>,
+    effort: Effort,
     /// Bytes that were stored so far.
     pub stored: u64,
 }
 
 impl PackStream {
-    /// A stream that has stored nothing.
+    /// A stream that has stored nothing, with the effort that the vault's options say.
     pub fn new(shared: Arc<Shared>, run: Arc<Run>) -> Self {
+        let effort = Effort { level: shared.options.level, check_every: shared.options.check_every };
+        Self::with_effort(shared, run, effort)
+    }
+
+    /// The same with another effort.
+    pub fn with_effort(shared: Arc<Shared>, run: Arc<Run>, effort: Effort) -> Self {
         let spare = Arc::default();
-        Self { shared, run, open: None, filling: None, spare, uploads: VecDeque::new(), stored: 0 }
+        Self { shared, run, open: None, filling: None, spare, uploads: VecDeque::new(), effort, stored: 0 }
     }
 
     /// Makes sure that [`push`](Self::push) has room for one block: closes a full frame, and a full pack.
@@ -234,16 +250,16 @@ impl PackStream {
         plain: impl AsRef<[u8]> + Send + 'static,
         len: usize,
     ) -> Result<()> {
-        let (vault, every) = (self.shared.keys.vault, self.shared.options.check_every);
-        let check = every > 0 && number.is_multiple_of(every);
+        let (vault, Effort { level, check_every }) = (self.shared.keys.vault, self.effort);
+        let check = check_every > 0 && number.is_multiple_of(check_every);
         let Some(open) = &mut self.open else { return Err(broken("a frame has no pack")) };
-        let making = Making { vault, pack: open.pack, number, kind, check };
+        let making = Making { vault, pack: open.pack, number, kind, level, check };
         let (cipher, spare) = (open.cipher.clone(), self.spare.clone());
         let pending = self.shared.workers.submit(move |scratch| {
             let plain = plain.as_ref().get(..len).ok_or_else(|| broken("a frame is shorter than it is long"))?;
             let mut sealed = lock(&spare.sealed).pop().unwrap_or_default();
-            let zipped = encode(making, &cipher, plain, &mut sealed, scratch)?;
-            Ok(Encoded { sealed, zipped })
+            let level = encode(making, &cipher, plain, &mut sealed, scratch)?;
+            Ok(Encoded { sealed, level })
         });
         open.encoding.push_back(Encoding { number, kind, raw: len as u32, pending });
         Ok(())

@@ -36,8 +36,8 @@ impl FrameKind {
 pub(crate) struct FrameEntry {
     /// What it holds.
     pub kind: FrameKind,
-    /// Whether it is compressed.
-    pub zipped: bool,
+    /// zstd level that it was compressed with, 1 to 22; 0 if it is not compressed.
+    pub level: u8,
     /// Blocks in it; 0 for a page.
     pub blocks: u16,
     /// Where it begins in the pack.
@@ -52,10 +52,10 @@ pub(crate) struct FrameEntry {
 pub(crate) const LONGEST_STORED: usize = FRAME + TAG;
 
 /// What binds a frame to its place: format, type, vault, pack, number, length and compression.
-fn aad(vault: VaultId, pack: PackId, number: u32, kind: FrameKind, zipped: bool, raw: u32) -> [u8; 48] {
+fn aad(vault: VaultId, pack: PackId, number: u32, kind: FrameKind, level: u8, raw: u32) -> [u8; 48] {
     let mut aad = [0; 48];
     aad[..4].copy_from_slice(b"RPLF");
-    aad[4..8].copy_from_slice(&[VERSION, kind as u8, u8::from(zipped), 0]);
+    aad[4..8].copy_from_slice(&[VERSION, kind as u8, level, 0]);
     aad[8..24].copy_from_slice(&vault.0);
     aad[24..40].copy_from_slice(&pack.0);
     aad[40..44].copy_from_slice(&number.to_le_bytes());
@@ -74,39 +74,46 @@ pub(crate) struct Making {
     pub number: u32,
     /// What it holds.
     pub kind: FrameKind,
+    /// zstd level.
+    pub level: i32,
     /// Whether to decompress and compare.
     pub check: bool,
 }
 
-/// Compresses and seals `plain` into `out`, a buffer to be reused. Returns whether it is compressed.
+/// Compresses and seals `plain` into `out`, a buffer to be reused. Returns the level for its entry.
 pub(crate) fn encode(
     making: Making,
     cipher: &Cipher,
     plain: &[u8],
     out: &mut Vec<u8>,
     scratch: &mut Scratch,
-) -> Result<bool> {
+) -> Result<u8> {
     out.clear();
     out.reserve(plain.len() + TAG);
-    let mut zipped = false;
+    let mut level = 0;
     if probe(plain) {
+        scratch
+            .compressor
+            .set_compression_level(making.level)
+            .map_err(|e| broken("zstd refused a level").because(e))?;
         // a result that does not fit into about as many bytes is not wanted
         if let Ok(len) = scratch.compressor.compress_to_buffer(plain, out)
             && len < plain.len() - plain.len() / 64
         {
-            zipped = true;
+            // a frame that was compressed faster than level 1 is one that would gain from any other
+            level = making.level.clamp(1, 22) as u8;
             if making.check {
                 compare(plain, out, scratch)?;
             }
         }
     }
-    if !zipped {
+    if level == 0 {
         out.clear();
         out.extend_from_slice(plain);
     }
-    let aad = aad(making.vault, making.pack, making.number, making.kind, zipped, plain.len() as u32);
+    let aad = aad(making.vault, making.pack, making.number, making.kind, level, plain.len() as u32);
     cipher.seal(making.number, &aad, out, 0)?;
-    Ok(zipped)
+    Ok(level)
 }
 
 /// Whether compression is worth a try. Random bytes (media, ciphertext, packed archives) cost time and gain nothing:
@@ -152,9 +159,9 @@ pub(crate) fn decode(
     let (Some(sealed), true) = (sealed, raw <= FRAME) else {
         return Err(wrong("it has another length than the pack's table tells"));
     };
-    let aad = aad(vault, at.pack, at.frame, entry.kind, entry.zipped, entry.raw);
+    let aad = aad(vault, at.pack, at.frame, entry.kind, entry.level, entry.raw);
     let mut plain = Buffer::take(raw);
-    if !entry.zipped {
+    if entry.level == 0 {
         if sealed != raw {
             return Err(wrong("it has another length than the pack's table tells"));
         }

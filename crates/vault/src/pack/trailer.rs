@@ -94,7 +94,7 @@ pub(crate) fn build(
     cipher.seal(IDS, &aad, &mut out, 0)?;
     let start = out.len();
     for frame in frames {
-        out.extend_from_slice(&[frame.kind as u8, u8::from(frame.zipped)]);
+        out.extend_from_slice(&[frame.kind as u8, frame.level]);
         out.extend_from_slice(&frame.blocks.to_le_bytes());
         out.extend_from_slice(&frame.offset.to_le_bytes());
         out.extend_from_slice(&frame.stored.to_le_bytes());
@@ -134,7 +134,7 @@ impl Table {
         let end = footer.ids_start(size);
         let mut blocks_before = 0;
         for _ in 0..footer.frames {
-            let [kind, zipped] = cursor.array::<2>()?;
+            let [kind, level] = cursor.array::<2>()?;
             let blocks = u16::from_le_bytes(cursor.array()?);
             let (offset, stored, raw) = (cursor.u32()?, cursor.u32()?, cursor.u32()?);
             let kind = FrameKind::from_byte(kind).ok_or_else(|| cursor.wrong("a frame is of no known kind"))?;
@@ -143,11 +143,11 @@ impl Table {
                 FrameKind::Page => blocks == 0 && raw as usize <= FRAME,
             };
             let inside = offset as usize >= HEADER.len() && u64::from(offset) + u64::from(stored) <= end;
-            if !counts || !inside || zipped > 1 || stored as usize > LONGEST_STORED || (stored as usize) < TAG {
+            if !counts || !inside || level > 22 || stored as usize > LONGEST_STORED || (stored as usize) < TAG {
                 return Err(cursor.wrong("a frame's entry is out of bounds"));
             }
             blocks_before += u32::from(blocks);
-            table.frames.push(FrameEntry { kind, zipped: zipped == 1, blocks, offset, stored, raw });
+            table.frames.push(FrameEntry { kind, level, blocks, offset, stored, raw });
             table.first_id.push(blocks_before);
         }
         if (footer.ids as usize - TAG) / ID != blocks_before as usize {

@@ -10,7 +10,7 @@ mod tree;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use disk::{PageHash, Progress};
+use disk::{PageHash, Progress, Silent};
 use model::{Error, Kind, PointId, Result};
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +21,7 @@ use crate::pack::FrameAt;
 use crate::shared::Shared;
 use marks::{Mark, write_mark};
 use scan::Fine;
+pub(crate) use tree::page_fits;
 
 /// Which packs are read back.
 #[derive(Debug, Clone)]
@@ -183,6 +184,20 @@ pub(crate) async fn run(shared: &Arc<Shared>, scope: &VerifyScope, progress: &dy
     mark(shared, &findings).await?;
     points::check(shared, &manifests, scope, wrong, &mut findings).await?;
     Ok(findings.report)
+}
+
+/// Reads packs back that this process has stored. Damage is an error.
+pub(crate) async fn read_back(shared: &Arc<Shared>, packs: &[PackId]) -> Result<()> {
+    let (report, lost, frames, pages) = Default::default();
+    let mut findings = Findings { report, packs: lost, frames, pages, progress: &Silent };
+    shared.packs.forget(&packs.iter().copied().collect());
+    let sized = |pack: &PackId| (*pack, shared.packs.size(*pack), shared.packs.size(*pack).map(u64::from));
+    scan::scan(shared, packs.iter().map(sized).collect(), &mut findings).await?;
+    let lost = findings.packs.iter().map(|(pack, why)| (*pack, why));
+    let first = lost.chain(findings.frames.iter().map(|(at, why)| (at.pack, why))).next();
+    first.map_or(Ok(()), |(pack, why)| {
+        Err(Error::new(Kind::Damaged, format!("pack {pack} does not read back as it was stored")).because(why.clone()))
+    })
 }
 
 /// The packs that any point needs, with their sizes. A manifest that cannot be read is a finding.

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use disk::{LEAF_BLOCKS, hash_blocks, leaf_of, zero_block};
-use model::{Clock, ManualClock};
+use model::{Clock, Error, ManualClock};
 
 use super::{VerifyScope, run, tree};
+use crate::PackId;
 use crate::bucket::MemoryBucket;
 use crate::keys::{Keys, VaultId};
 use crate::manifest::StoredPage;
@@ -54,6 +55,16 @@ async fn a_block_that_does_not_fit_its_id_is_damage() {
     assert!(report.damaged[0].why.contains("does not fit its id"), "{}", report.damaged[0].why);
 }
 
+/// What is said of the first page of a disk of three leaves.
+async fn check(
+    shared: &Arc<Shared>,
+    entry: &StoredPage,
+    before: Option<StoredPage>,
+) -> Result<(), (Option<PackId>, Error)> {
+    let disk = "d".parse().unwrap();
+    tree::check_page(shared, tree::Task { disk, start: 0, leaves: 3, entry: entry.clone(), before }).await.1
+}
+
 #[tokio::test]
 async fn a_map_that_names_other_blocks_does_not_fit_the_root() {
     let (bucket, shared, mut stream) = vault();
@@ -95,7 +106,7 @@ async fn a_map_that_names_other_blocks_does_not_fit_the_root() {
         // leaves that the parent has are the parent's matter
         (&entries[1], known(&entries[0]), None),
     ] {
-        let checked = tree::check_one(&shared, 3 * disk::LEAF, entry, before).await;
+        let checked = check(&shared, entry, before).await;
         let said = checked.as_ref().err().map(|(lost, error)| (lost.is_some(), error.chain()));
         match expected {
             None => assert_eq!(said, None),
@@ -112,6 +123,6 @@ async fn a_map_that_names_other_blocks_does_not_fit_the_root() {
         let end = body.len() - 24 - (6 * 16 + 16) - 1;
         body[end] ^= 1;
     }));
-    let (lost, _) = tree::check_one(&shared, 3 * disk::LEAF, &entries[0], None).await.unwrap_err();
+    let (lost, _) = check(&shared, &entries[0], None).await.unwrap_err();
     assert_eq!(lost, Some(pack));
 }

@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use disk::{BlockHash, LEAF, LEAF_BLOCKS, PAGE, leaf_of, zero_block};
 use futures::{StreamExt, TryStreamExt, stream};
-use model::{Error, PointId, Result};
+use model::{DiskName, Error, PointId, Result};
 
 use super::{Findings, VerifyScope, is_damage};
 use crate::PackId;
 use crate::keys::damaged;
-use crate::manifest::{DiskTable, ManifestRef, PageEntry, StoredPage};
+use crate::manifest::{ManifestRef, PageEntry, StoredPage};
 use crate::map::{Page, leaves_of_page};
 use crate::pack::FrameAt;
 use crate::shared::{Shared, copy_error};
@@ -23,11 +23,13 @@ const PAGES: usize = 8;
 
 /// A page that is to be checked, and the one at the same place of the point it was written on, if only what differs
 /// from that is to be.
-struct Task {
-    disk: Arc<DiskTable>,
-    index: u64,
-    entry: StoredPage,
-    before: Option<StoredPage>,
+pub(super) struct Task {
+    pub disk: DiskName,
+    /// Where the page begins in the disk.
+    pub start: u64,
+    pub leaves: usize,
+    pub entry: StoredPage,
+    pub before: Option<StoredPage>,
 }
 
 /// What became of a page; a pack whose ids cannot be read is named.
@@ -98,7 +100,6 @@ async fn tasks(shared: &Arc<Shared>, at: &ManifestRef, scope: &VerifyScope) -> R
     let mut tasks = Vec::new();
     for disk in &manifest.disks {
         let old = parent.as_ref().and_then(|parent| parent.disk(&disk.name).ok());
-        let disk = Arc::new(disk.clone());
         for (index, page) in (0_u64..).zip(&disk.pages) {
             let PageEntry::Stored(entry) = page else { continue };
             let before = match old.and_then(|old| old.pages.get(index as usize)) {
@@ -106,18 +107,19 @@ async fn tasks(shared: &Arc<Shared>, at: &ManifestRef, scope: &VerifyScope) -> R
                 Some(PageEntry::Stored(before)) => Some(before.clone()),
                 _ => None,
             };
-            tasks.push(Task { disk: disk.clone(), index, entry: entry.clone(), before });
+            let (disk, leaves) = (disk.name.clone(), leaves_of_page(disk.size, index));
+            tasks.push(Task { disk, start: index * PAGE, leaves, entry: entry.clone(), before });
         }
     }
     Ok(tasks)
 }
 
-async fn check_page(shared: &Arc<Shared>, task: Task) -> Checked {
-    let Task { disk, index, entry, before } = task;
+pub(super) async fn check_page(shared: &Arc<Shared>, task: Task) -> Checked {
+    let Task { disk, start, leaves, entry, before } = task;
     let checked = async {
-        let page = load(shared, &entry, &disk, index).await.map_err(|error| (None, error))?;
+        let page = shared.page(&entry, leaves, &disk).await.map_err(|error| (None, error))?;
         let old = match &before {
-            Some(before) => load(shared, before, &disk, index).await.ok(),
+            Some(before) => shared.page(before, leaves, &disk).await.ok(),
             None => None,
         };
         let differs: Vec<bool> = (0..page.leaves.len())
@@ -129,8 +131,8 @@ async fn check_page(shared: &Arc<Shared>, task: Task) -> Checked {
         match job.wait().await.map_err(|error| (None, error))? {
             None => Ok(()),
             Some(leaf) => {
-                let start = index * PAGE + leaf as u64 * LEAF;
-                let what = format!("the bytes at {start} of disk {}", disk.name);
+                let at = start + leaf as u64 * LEAF;
+                let what = format!("the bytes at {at} of disk {disk}");
                 Err((None, damaged(what, "their blocks do not fit the disk's root")))
             }
         }
@@ -138,21 +140,17 @@ async fn check_page(shared: &Arc<Shared>, task: Task) -> Checked {
     (entry.at, checked.await)
 }
 
-/// One page of a disk that is no longer.
-#[cfg(test)]
-pub(super) async fn check_one(
+/// One page of a disk.
+pub(crate) async fn page_fits(
     shared: &Arc<Shared>,
-    size: u64,
+    disk: &DiskName,
+    index: u64,
+    leaves: usize,
     entry: &StoredPage,
-    before: Option<StoredPage>,
-) -> Result<(), (Option<PackId>, Error)> {
-    let (name, root) = ("d".parse().map_err(|error| (None, error))?, model::DiskRoot([0; 32]));
-    let disk = Arc::new(DiskTable { name, size, root, pages: Vec::new() });
-    check_page(shared, Task { disk, index: 0, entry: entry.clone(), before }).await.1
-}
-
-async fn load(shared: &Arc<Shared>, entry: &StoredPage, disk: &DiskTable, index: u64) -> Result<Page> {
-    shared.page(entry, leaves_of_page(disk.size, index), &disk.name).await
+) -> Result<()> {
+    let (disk, start) = (disk.clone(), index * PAGE);
+    let checked = check_page(shared, Task { disk, start, leaves, entry: entry.clone(), before: None }).await;
+    checked.1.map_err(|(_, error)| error)
 }
 
 /// The ids of a page's blocks, one pack after another; blocks of leaves that are not `wanted` may stay zero.

@@ -97,7 +97,8 @@ fn collect(run: &Run, id: &PointId, server: &ServerName, point: &RestorePoint) -
     Ok(tables)
 }
 
-fn build(shared: &Shared, header: Header, added: &[PackId], disks: Vec<DiskTable>) -> Result<Manifest> {
+/// A manifest of these disks; of `added`, what they use are the point's own packs.
+pub(crate) fn build(shared: &Shared, header: Header, added: &[PackId], disks: Vec<DiskTable>) -> Result<Manifest> {
     let used: HashSet<PackId> = disks.iter().flat_map(DiskTable::packs).collect();
     let mut listed: Vec<PackId> = added.iter().copied().filter(|pack| used.contains(pack)).collect();
     let first: HashSet<PackId> = listed.iter().copied().collect();

@@ -9,6 +9,8 @@ mod hash;
 mod matcher;
 pub(crate) mod run;
 
+pub(crate) use commit::build as build_manifest;
+
 use std::sync::Arc;
 
 use ::disk::DiskWrite;

@@ -13,7 +13,7 @@ use super::super::CollectReport;
 use super::super::run::{Pass, References, lost_packs};
 use crate::PackId;
 use crate::bucket::{Bucket, Fault, MemoryBucket, Object, Operation, Put};
-use crate::layout::{CLOCK, INDEX, MANIFESTS, TOMBS, manifest_key};
+use crate::layout::{CLOCK, INDEX, MANIFESTS, TOMBS, manifest_key, parse_manifest_key};
 
 const GRACE: Duration = Duration::from_secs(3600);
 
@@ -36,6 +36,9 @@ impl Plain<'_> {
 #[async_trait]
 impl References for Plain<'_> {
     async fn of_manifest(&self, object: &Object) -> Result<Vec<PackId>> {
+        self.read(object).await
+    }
+    async fn of_whole_manifest(&self, object: &Object) -> Result<Vec<PackId>> {
         self.read(object).await
     }
     async fn of_index(&self, object: &Object) -> Result<Vec<PackId>> {
@@ -69,7 +72,7 @@ async fn scene() -> MemoryBucket {
     put(&bucket, &pack(3).damage_key(), Bytes::new()).await;
     put(&bucket, &pack(1).damage_key(), Bytes::new()).await;
     put_manifest(&bucket, "p1", 1, &[1]).await;
-    put_manifest(&bucket, "p1", 2, &[1, 2]).await;
+    put_manifest(&bucket, "p2", 1, &[1, 2]).await;
     put(&bucket, "vault.json", Bytes::from_static(b"{}")).await;
     bucket.advance(Duration::from_secs(7200));
     put(&bucket, &pack(5).key(), Bytes::new()).await;
@@ -123,7 +126,8 @@ async fn a_tombstone_is_put_before_and_taken_after_its_pack() {
         let delete = at(Operation::Delete, dead.key());
         let bury = at(Operation::Delete, dead.tomb_key());
         let tombs = lists(TOMBS)[0];
-        let manifests = lists(MANIFESTS);
+        // one listing before them looks for versions that were replaced
+        let manifests = &lists(MANIFESTS)[1..];
         assert!(manifests[0] < tomb && tomb < tombs && tombs < manifests[1]);
         assert!(manifests[1] < delete && delete < bury);
     }
@@ -132,7 +136,7 @@ async fn a_tombstone_is_put_before_and_taken_after_its_pack() {
 #[tokio::test]
 async fn a_manifest_that_cannot_be_read_stops_everything() {
     let bucket = scene().await;
-    let key = put_manifest(&bucket, "p2", 1, &[4]).await;
+    let key = put_manifest(&bucket, "p3", 1, &[4]).await;
     bucket.damage(&key, |bytes| bytes[0] = b'?');
     let before = packs(&bucket);
     assert_eq!(collect(&bucket).await.unwrap_err().kind(), Kind::Damaged);
@@ -207,6 +211,51 @@ async fn packs_that_are_condemned_or_gone_are_lost_to_a_writer() {
     assert_eq!(lost, BTreeSet::from([pack(1), pack(9)]));
     let log: Vec<String> = bucket.log().into_iter().filter(|e| e.0 == Operation::List).map(|e| e.1).collect();
     assert_eq!(log, [TOMBS, "packs/"]);
+}
+
+/// The versions of point `p` that a pass leaves. Version 1 needs pack 6, version 2 pack 7, version 3 packs 2 and 7.
+async fn versions_left(age: Duration, change: impl AsyncFn(&MemoryBucket)) -> Vec<u32> {
+    let bucket = MemoryBucket::new();
+    for number in [2, 6, 7] {
+        put(&bucket, &pack(number).key(), Bytes::from(vec![number; 10])).await;
+    }
+    for (version, packs) in [(1, &[6][..]), (2, &[7]), (3, &[2, 7])] {
+        put_manifest(&bucket, "p", version, packs).await;
+    }
+    bucket.advance(age);
+    change(&bucket).await;
+    let rehearsed = Pass::new(&bucket, &Plain(&bucket), GRACE).rehearse().await.unwrap();
+    let report = collect(&bucket).await.unwrap();
+    let left: Vec<u32> = bucket.keys().iter().filter_map(|key| Some(parse_manifest_key(key)?.version)).collect();
+    assert_eq!((report.versions, report.manifests), (3 - left.len() as u64, left.len() as u64));
+    assert_eq!((rehearsed.versions, rehearsed.deleted), (report.versions, report.deleted));
+    // what the versions that are left need is there
+    let needed = left.iter().flat_map(|version| [&[6][..], &[7], &[2, 7]][*version as usize - 1]);
+    assert!(needed.map(|number| pack(*number)).all(|pack| packs(&bucket).contains(&pack) || pack == self::pack(2)));
+    left
+}
+
+#[tokio::test]
+async fn versions_that_were_replaced_go_when_the_newest_is_sound() {
+    let newest = manifest_key("00ff", &PointId::new("p").unwrap(), 3);
+    let calm = async |_: &MemoryBucket| {};
+    assert_eq!(versions_left(GRACE, calm).await, [3]);
+    assert_eq!(versions_left(GRACE - Duration::from_secs(1), calm).await, [1, 2, 3], "within the grace");
+    let condemned = async |bucket: &MemoryBucket| put(bucket, &pack(2).tomb_key(), Bytes::new()).await;
+    assert_eq!(versions_left(GRACE, condemned).await, [1, 2, 3], "it rests on a condemned pack");
+    let gone = async |bucket: &MemoryBucket| assert!(bucket.lose(&pack(2).key()));
+    assert_eq!(versions_left(GRACE, gone).await, [1, 2, 3], "it rests on a pack that is gone");
+    let marked = async |bucket: &MemoryBucket| put(bucket, &pack(2).damage_key(), Bytes::new()).await;
+    assert_eq!(versions_left(GRACE, marked).await, [1, 2, 3], "it rests on a pack that is marked");
+    // one that cannot be read stops the pass before anything is deleted, and the older ones stay
+    let bucket = MemoryBucket::new();
+    put_manifest(&bucket, "p", 2, &[1]).await;
+    put_manifest(&bucket, "p", 3, &[1]).await;
+    put(&bucket, &pack(1).key(), Bytes::new()).await;
+    bucket.advance(GRACE);
+    bucket.damage(&newest, |bytes| bytes[0] = b'?');
+    assert_eq!(collect(&bucket).await.unwrap_err().kind(), Kind::Damaged);
+    assert_eq!(bucket.keys().iter().filter(|key| key.starts_with(MANIFESTS)).count(), 2);
 }
 
 /// Fails the n-th operation that changes something, before or after its effect, and every operation from then on: the
