@@ -11,7 +11,7 @@ use model::{DiskName, PointId, RestorePoint, Result, ServerName};
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
 
-use vault::VerifyScope;
+use vault::{CompactReport, Compaction, VerifyScope};
 
 use crate::Observer;
 use crate::meter::Meter;
@@ -123,6 +123,9 @@ pub trait Archive: Send + Sync {
 
     /// Marks and deletes what no point needs.
     async fn collect(&self, grace: Duration) -> Result<Collected>;
+
+    /// Moves what points need out of packs that are hardly worth their place; with `dry`, only tells.
+    async fn compact(&self, compaction: &Compaction, dry: bool, observer: &dyn Observer) -> Result<CompactReport>;
 }
 
 /// A point that is being written. Dropped unsealed, it leaves only what the next writer reuses or the collector frees.
@@ -197,6 +200,13 @@ impl Archive for vault::Vault {
     async fn collect(&self, grace: Duration) -> Result<Collected> {
         let report = self.collect(grace, false).await?;
         Ok(Collected { marked: report.in_use_though_condemned, packs: report.deleted, bytes: report.freed_bytes })
+    }
+
+    async fn compact(&self, compaction: &Compaction, dry: bool, observer: &dyn Observer) -> Result<CompactReport> {
+        let meter = Meter::new(observer, None, format!("compact {}", self.describe()));
+        let report = self.compact(compaction, dry, &meter).await?;
+        meter.close();
+        Ok(report)
     }
 }
 

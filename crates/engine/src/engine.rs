@@ -13,6 +13,7 @@ use model::{
 };
 
 use crate::archive::{Archive, LazyArchive};
+use crate::compact::CompactSettings;
 use crate::ledger::{self, Batch, Ledger, Tree};
 use crate::proof::Signer;
 use crate::records::RunRecord;
@@ -68,6 +69,8 @@ pub struct Settings {
     pub relay_limit: Duration,
     /// What sites charge, as far as it is configured.
     pub prices: PriceList,
+    /// How vaults are compacted; those that are not named: as usual.
+    pub compaction: BTreeMap<VaultName, CompactSettings>,
 }
 
 impl Default for Settings {
@@ -86,6 +89,7 @@ impl Default for Settings {
             relay_poll: Duration::from_secs(5),
             relay_limit: Duration::from_secs(12 * 3600),
             prices: PriceList::new(),
+            compaction: BTreeMap::new(),
         }
     }
 }

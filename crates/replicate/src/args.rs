@@ -67,6 +67,8 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Apply retention: mark, wait, delete
     Prune(PruneArgs),
+    /// Free the space of what is no longer needed inside packs of vaults
+    Compact(CompactArgs),
     /// Delete what dead runs left behind
     Sweep,
     /// Rebuild the ledger from vaults and sites
@@ -278,6 +280,25 @@ pub struct PruneArgs {
     /// Take the mark of deletion off this point
     #[arg(long, value_name = "POINT")]
     pub keep: Option<String>,
+}
+
+/// Arguments of `compact`.
+#[derive(Debug, Args)]
+pub struct CompactArgs {
+    /// Only this vault
+    pub vault: Option<String>,
+    /// Only show what would happen
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+    /// Also compress again what was compressed at a lower level
+    #[arg(long)]
+    pub recompress: bool,
+    /// Packs of whose bytes no point needs so many percent [default: as configured, 25]
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub waste: Option<u8>,
+    /// Level of zstd of what is written [default: as configured, 9]
+    #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(i32).range(1..=19))]
+    pub level: Option<i32>,
 }
 
 /// Arguments of `key`.

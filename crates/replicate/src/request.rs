@@ -2,9 +2,10 @@
 //! the daemon. The person at the terminal sees no difference.
 
 use engine::{
-    AdoptReport, DrillReport, DrillRequest, Engine, ImportRequest, MoveEnd, MoveReport, MoveRequest, PlanReport,
-    PointReport, Problem, PruneReport, PruneRequest, RestoreReport, RestoreRequest, RunOutcome, RunReport, RunRequest,
-    RunsReport, ServerReport, StatusReport, SweepReport, VerifyReport, VerifyRequest,
+    AdoptReport, CompactRequest, CompactedReport, DrillReport, DrillRequest, Engine, ImportRequest, MoveEnd,
+    MoveReport, MoveRequest, PlanReport, PointReport, Problem, PruneReport, PruneRequest, RestoreReport,
+    RestoreRequest, RunOutcome, RunReport, RunRequest, RunsReport, ServerReport, StatusReport, SweepReport,
+    VerifyReport, VerifyRequest,
 };
 use model::{PolicyName, Result, ServerName, SiteName};
 use serde::{Deserialize, Serialize};
@@ -57,6 +58,8 @@ pub enum Request {
     Verify(VerifyRequest),
     /// Retention.
     Prune(PruneRequest),
+    /// What points need of bad packs into good ones.
+    Compact(CompactRequest),
     /// Leftovers.
     Sweep,
     /// The ledger from what there is.
@@ -91,6 +94,8 @@ pub enum Response {
     Verify(VerifyReport),
     /// Retention.
     Prune(PruneReport),
+    /// What was moved.
+    Compact(CompactedReport),
     /// Leftovers.
     Sweep(SweepReport),
     /// The ledger from what there is.
@@ -154,6 +159,7 @@ impl Response {
             Self::Move(moved) => of(moved.record.problem.is_none()),
             Self::Verify(report) => of(report.is_good()),
             Self::Prune(report) => part(&report.problems),
+            Self::Compact(report) => part(&report.problems),
             Self::Sweep(report) => part(&report.problems),
             Self::Adopt(report) => part(&report.problems),
         }
@@ -180,6 +186,7 @@ pub async fn execute(engine: &Engine, request: &Request) -> Result<Response> {
         Request::EndMove { server, end } => Response::Move(Box::new(engine.end_move(server, *end).await?)),
         Request::Verify(verify) => Response::Verify(engine.verify(verify).await?),
         Request::Prune(prune) => Response::Prune(engine.prune(prune).await?),
+        Request::Compact(compact) => Response::Compact(engine.compact(compact).await?),
         Request::Sweep => Response::Sweep(engine.sweep().await?),
         Request::Adopt => Response::Adopt(engine.adopt().await?),
     })

@@ -25,7 +25,7 @@ pub(crate) struct Shared {
     /// What the caller chose.
     pub options: Options,
     /// Hashes, compresses, encrypts.
-    pub workers: Workers,
+    pub workers: Arc<Workers>,
     /// Tables, ids and frames of packs.
     pub packs: PackCache,
     /// Where blocks lie.
@@ -42,7 +42,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Shared {
     /// Opens with known keys.
     pub fn new(bucket: Arc<dyn Bucket>, keys: Keys, options: Options) -> Result<Arc<Self>> {
-        let workers = Workers::start(options.thread_count())?;
+        let workers = Arc::new(Workers::start(options.thread_count())?);
         let (packs, index, headers) = (PackCache::new(), Index::new(), Mutex::default());
         Ok(Arc::new(Self { bucket, keys, options, workers, packs, index, headers }))
     }

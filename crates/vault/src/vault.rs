@@ -1,5 +1,6 @@
 //! The vault as its users see it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -194,18 +195,30 @@ impl Vault {
 
     /// Drops a point's manifests, all versions. Its packs stay until the collector finds them unused. Absent is success.
     pub async fn forget(&self, point: &PointId) -> Result<()> {
-        let listed = self.shared.bucket.list(crate::layout::MANIFESTS).await?;
-        let mut keys: Vec<String> = listed.into_iter().map(|object| object.key).collect();
-        keys.retain(|key| crate::layout::parse_manifest_key(key).is_some_and(|parsed| parsed.point == *point));
-        // the newest goes last: a crash in between leaves the point whole
-        keys.sort_by_key(|key| crate::layout::parse_manifest_key(key).map(|parsed| parsed.version));
-        for key in keys {
-            crash::point("vault.forget.before");
-            self.shared.bucket.delete(&key).await?;
-            lock(&self.shared.headers).remove(&key);
-            crash::point("vault.forget.after");
+        loop {
+            let keys = self.versions(point).await?;
+            if keys.is_empty() {
+                return Ok(());
+            }
+            for key in keys {
+                crash::point("vault.forget.before");
+                self.shared.bucket.delete(&key).await?;
+                lock(&self.shared.headers).remove(&key);
+                crash::point("vault.forget.after");
+            }
+            // and again: a compaction may have put one more version meanwhile
         }
-        Ok(())
+    }
+
+    /// The manifests of a point. The newest is the last: who deletes them in this order and dies leaves the point whole.
+    async fn versions(&self, point: &PointId) -> Result<Vec<String>> {
+        let listed = self.shared.bucket.list(crate::layout::MANIFESTS).await?;
+        let versions = listed.into_iter().filter_map(|object| {
+            let parsed = crate::layout::parse_manifest_key(&object.key)?;
+            (parsed.point == *point).then_some((parsed.version, object.key))
+        });
+        let versions: BTreeMap<u32, String> = versions.collect();
+        Ok(versions.into_values().collect())
     }
 
     /// Who can open the vault.

@@ -49,6 +49,15 @@ pub(crate) struct Workers {
 impl Workers {
     /// Starts `threads` threads.
     pub fn start(threads: usize) -> Result<Self> {
+        Self::start_with(threads, 0)
+    }
+
+    /// Starts threads that work when nobody else wants the processors.
+    pub fn start_idle(threads: usize) -> Result<Self> {
+        Self::start_with(threads, 19)
+    }
+
+    fn start_with(threads: usize, niceness: i32) -> Result<Self> {
         let shared = Arc::new(Shared { queue: Mutex::default(), filled: Condvar::new() });
         let pool = Self { shared: shared.clone(), threads };
         for number in 0..threads {
@@ -56,7 +65,13 @@ impl Workers {
             let shared = shared.clone();
             std::thread::Builder::new()
                 .name(format!("vault-{number}"))
-                .spawn(move || work(&shared, scratch))
+                .spawn(move || {
+                    // of this thread alone, on Linux; where it is refused, the work is done all the same
+                    if niceness > 0 {
+                        let _ = rustix::process::nice(niceness);
+                    }
+                    work(&shared, scratch);
+                })
                 .map_err(|e| Error::io("cannot start a worker thread", e))?;
         }
         Ok(pool)

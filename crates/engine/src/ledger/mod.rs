@@ -51,11 +51,13 @@ pub enum Tree {
     Scrubs,
     /// Moves of servers, and with them the marks of their sources.
     Moves,
+    /// When this installation last did what it does by itself now and then.
+    Upkeep,
 }
 
 impl Tree {
     /// All trees.
-    pub const ALL: [Tree; 12] = [
+    pub const ALL: [Tree; 13] = [
         Tree::Meta,
         Tree::Runs,
         Tree::Journal,
@@ -68,6 +70,7 @@ impl Tree {
         Tree::Tombstones,
         Tree::Scrubs,
         Tree::Moves,
+        Tree::Upkeep,
     ];
 
     /// Its stored name.
@@ -85,6 +88,7 @@ impl Tree {
             Tree::Tombstones => "tombstones",
             Tree::Scrubs => "scrubs",
             Tree::Moves => "moves",
+            Tree::Upkeep => "upkeep",
         }
     }
 }

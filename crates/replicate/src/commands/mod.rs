@@ -1,6 +1,7 @@
 //! The commands, one file each, and what they share: settings, the request, the exit code.
 
 mod check;
+mod compact;
 mod completions;
 mod convert;
 mod daemon;
@@ -133,6 +134,7 @@ async fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Nbd(args) => nbd::run(context, args).await,
         Command::Verify(args) => verify::run(context, args).await,
         Command::Prune(args) => prune::run(context, args).await,
+        Command::Compact(args) => compact::run(context, args).await,
         Command::Sweep => context.answer(&context.settings()?, Request::Sweep).await,
         Command::Adopt => context.answer(&context.settings()?, Request::Adopt).await,
         Command::Key(args) => key::run(context, args).await,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use model::{PriceList, Prices, SiteName, VaultName};
 
 use super::bucket::bucket;
+use super::compact::compact;
 use super::document::{Document, below};
 use super::raw::{RawDaemon, RawIdentity, RawPrices, RawRecipient, RawSettings, RawVault};
 use super::settings::{DaemonSettings, IdentityRef, LogForm, RecipientRef, Settings, VaultSettings};
@@ -124,12 +125,15 @@ fn vault(document: &mut Document, raw: RawVault, folder: &Path, at: &str) -> Opt
         let hint = "add `identities = [{ age-file = \"/etc/replicate/key.txt\" }]`";
         document.wrong_key(&list_at, format!("nothing opens this vault on this host — {hint} or a passphrase"));
     }
+    let compression = raw.compression.unwrap_or(3);
+    let compact = compact(document, raw.compact, compression, &below(at, "compact"));
     Some(VaultSettings {
         url: url?,
         recipients,
         identities,
-        compression: raw.compression.unwrap_or(3),
+        compression,
         threads: raw.threads.unwrap_or(0) as usize,
+        compact,
     })
 }
 

@@ -9,6 +9,7 @@ mod azure;
 mod azure_login;
 mod bucket;
 mod check;
+mod compact;
 mod destination;
 mod document;
 mod policy;

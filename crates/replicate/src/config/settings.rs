@@ -177,6 +177,8 @@ pub struct VaultSettings {
     pub compression: i32,
     /// Worker threads; 0: as many as processors.
     pub threads: usize,
+    /// When it is compacted, and what is worth it.
+    pub compact: engine::CompactSettings,
 }
 
 /// The daemon.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::{PruneRequest, RunsReport};
+use engine::{CompactedReport, PruneRequest, RunsReport};
 use model::{Clock, Result};
 use tokio::sync::Semaphore;
 
@@ -71,6 +71,16 @@ fn begin_recovery(state: &Arc<State>) {
     });
 }
 
+fn tell_compacted(report: &CompactedReport) {
+    for (vault, done) in &report.vaults {
+        let (taken, written) = (done.taken_bytes, done.written_bytes);
+        tracing::info!(%vault, taken, written, unreadable = done.unreadable.len(), "compacted");
+    }
+    for problem in &report.problems {
+        tracing::error!(why = problem.message, "cannot compact");
+    }
+}
+
 fn begin_retention(state: &Arc<State>) {
     let busy = Arc::clone(state);
     tokio::spawn(async move {
@@ -89,6 +99,10 @@ fn begin_retention(state: &Arc<State>) {
                         "retention applied"
                     ),
                     Err(error) => tracing::error!(why = error.chain(), "cannot apply retention"),
+                }
+                match inner.engine().compact_due().await {
+                    Ok(report) => tell_compacted(&report),
+                    Err(error) => tracing::error!(why = error.chain(), "cannot compact"),
                 }
             });
         }

@@ -3,9 +3,9 @@
 use std::fmt::Write as _;
 
 use engine::{
-    AdoptReport, DestinationReport, DoomedReport, DrillReport, PointReport, Problem, PruneReport, RestoreReport,
-    RunOutcome, RunReport, RunsReport, ServerReport, ServerStatus, StatusReport, SweepReport, VerifyReport,
-    verify_proof,
+    AdoptReport, CompactedReport, DestinationReport, DoomedReport, DrillReport, PointReport, Problem, PruneReport,
+    RestoreReport, RunOutcome, RunReport, RunsReport, ServerReport, ServerStatus, StatusReport, SweepReport,
+    VerifyReport, verify_proof,
 };
 use model::{Place, Replica, ReplicaState, Replication, Via};
 
@@ -29,6 +29,7 @@ pub fn response(response: &Response) -> String {
         Response::Moves(all) => moves::list(all),
         Response::Verify(report) => verify_text(report),
         Response::Prune(report) => prune_text(report),
+        Response::Compact(report) => compact_text(report),
         Response::Sweep(report) => sweep_text(report),
         Response::Adopt(report) => adopt_text(report),
     }
@@ -305,6 +306,40 @@ fn prune_text(report: &PruneReport) -> String {
     }
     if text.is_empty() {
         text.push_str("nothing to keep and nothing to delete\n");
+    }
+    text + &problems(&report.problems)
+}
+
+fn compact_text(report: &CompactedReport) -> String {
+    let mut text = String::new();
+    let moved = if report.dry { "would move" } else { "moved" };
+    for (vault, done) in &report.vaults {
+        let percent = (done.waste * 100).checked_div(done.bytes).unwrap_or_default();
+        let packs = count(done.packs as usize, "pack");
+        let _ = write!(text, "vault {vault}: {} in {packs}, {percent} % needed by no point; ", bytes(done.bytes));
+        let taken = format!("{} in {}", bytes(done.taken_bytes), count(done.taken as usize, "pack"));
+        let _ = match (done.taken, report.dry) {
+            (0, _) => writeln!(text, "nothing is worth moving"),
+            (_, true) => writeln!(text, "{moved} what is needed of {taken}"),
+            (_, false) => {
+                let points = count(done.points as usize, "point");
+                let written = bytes(done.written_bytes);
+                writeln!(text, "{moved} what is needed of {taken} into {written}, for {points}")
+            }
+        };
+        if done.points > 0 {
+            let _ = writeln!(text, "  `replicate prune` frees the old packs when `pack-grace` is over");
+        }
+        if done.raced > 0 {
+            let raced = count(done.raced as usize, "point");
+            let _ = writeln!(text, "  {raced} changed meanwhile: the next compaction sees to them");
+        }
+        for why in &done.unreadable {
+            let _ = writeln!(text, "  left where it is: {why}");
+        }
+    }
+    if text.is_empty() {
+        text.push_str("no vault was compacted\n");
     }
     text + &problems(&report.problems)
 }

@@ -88,6 +88,7 @@ fn tuned(settings: &Settings) -> engine::Settings {
         replica_grace: settings.replica_grace,
         pack_grace: settings.pack_grace,
         prices: settings.prices.clone(),
+        compaction: settings.vaults.iter().map(|(name, vault)| (name.clone(), vault.compact.clone())).collect(),
         ..engine::Settings::default()
     }
 }

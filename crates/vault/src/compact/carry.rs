@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use disk::Progress;
 use model::{Error, Kind, Result};
 
 use super::CompactReport;
@@ -74,39 +73,30 @@ impl Moved {
     }
 }
 
-/// Moves the blocks of these packs that points need. A frame that does not read back, or holds something else than its ids
-/// say, is told and left.
+/// Moves the blocks of a pack that points need. A frame that does not read back, or holds something else than its ids say, is
+/// told and left.
 pub(super) async fn carry(
     shared: &Arc<Shared>,
-    packs: &[PackId],
+    pack: PackId,
     live: &Live,
     stream: &mut PackStream,
-    progress: &dyn Progress,
+    moved: &mut Moved,
     report: &mut CompactReport,
-) -> Result<Moved> {
-    let mut moved = Moved::default();
-    for pack in packs {
-        let (info, ids) = match (shared.pack(*pack).await, shared.ids(*pack).await) {
-            (Ok(info), Ok(ids)) => (info, ids),
-            (Err(error), _) | (_, Err(error)) => {
-                tell(error, report)?;
-                continue;
-            }
-        };
-        let frames = wanted(&info, live);
-        for window in frames.chunks(AHEAD) {
-            let asked = shared.request(window).await;
-            for (at, future) in window.iter().zip(asked) {
-                match frame(shared, &info, &ids, *at, future).await {
-                    Ok((bytes, ids)) => place(*at, &bytes, ids, live, stream, &mut moved).await?,
-                    Err(error) => tell(error, report)?,
-                }
+) -> Result<()> {
+    let (info, ids) = match (shared.pack(pack).await, shared.ids(pack).await) {
+        (Ok(info), Ok(ids)) => (info, ids),
+        (Err(error), _) | (_, Err(error)) => return tell(error, report),
+    };
+    for window in wanted(&info, live).chunks(AHEAD) {
+        let asked = shared.request(window).await;
+        for (at, future) in window.iter().zip(asked) {
+            match frame(shared, &info, &ids, *at, future).await {
+                Ok((bytes, ids)) => place(*at, &bytes, ids, live, stream, moved).await?,
+                Err(error) => tell(error, report)?,
             }
         }
-        progress.read(info.size);
-        progress.looked(info.size);
     }
-    Ok(moved)
+    Ok(())
 }
 
 /// Damage is told, other trouble is an error.

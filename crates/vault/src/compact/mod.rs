@@ -20,10 +20,11 @@ use disk::Progress;
 use model::Result;
 use serde::{Deserialize, Serialize};
 
+use self::carry::Moved;
 use crate::Vault;
-use crate::index::Excluded;
 use crate::pack::build::{Effort, PackStream};
 use crate::shared::Shared;
+use crate::work::Workers;
 use crate::writer::run::Run;
 
 /// What is worth moving.
@@ -68,6 +69,24 @@ pub struct CompactReport {
     pub unreadable: Vec<String>,
 }
 
+impl CompactReport {
+    /// This pass and the one behind it.
+    #[must_use]
+    pub fn then(self, next: Self) -> Self {
+        Self {
+            taken: self.taken + next.taken,
+            taken_bytes: self.taken_bytes + next.taken_bytes,
+            left_bytes: next.left_bytes,
+            written: self.written + next.written,
+            written_bytes: self.written_bytes + next.written_bytes,
+            points: self.points.max(next.points),
+            raced: self.raced + next.raced,
+            unreadable: next.unreadable,
+            ..self
+        }
+    }
+}
+
 impl Vault {
     /// Moves what is worth it, or only tells. See the module.
     pub async fn compact(
@@ -96,11 +115,20 @@ async fn compact(
         return Ok(report);
     }
     progress.expect(report.taken_bytes);
-    let run = Arc::new(Run::new(None, Arc::new(Excluded::default())));
+    let run = Arc::new(Run::moving());
     // the only copy of these bytes is about to be replaced: every frame is compared before it is stored
-    let effort = Effort { level: compaction.level, check_every: 1 };
-    let mut stream = PackStream::with_effort(shared.clone(), run.clone(), effort);
-    let moved = carry::carry(shared, &chosen, &live, &mut stream, progress, &mut report).await?;
+    let effort = Effort { level: compaction.level, check_every: 1, uploads: 1 };
+    // backups of this process must not queue behind frames that take a hundred times as long as theirs
+    let workers = Arc::new(Workers::start_idle(shared.workers.threads)?);
+    let mut stream = PackStream::with_effort(shared.clone(), run.clone(), effort, workers);
+    let mut moved = Moved::default();
+    for pack in &chosen {
+        carry::carry(shared, *pack, &live, &mut stream, &mut moved, &mut report).await?;
+        run.write_index(shared, false).await?;
+        let size = shared.packs.size(*pack).map_or(0, u64::from);
+        progress.read(size);
+        progress.looked(size);
+    }
     drop(live);
     let mut pages = pages::Pages::new(shared.clone(), chosen, moved);
     for source in &sources {

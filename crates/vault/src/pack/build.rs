@@ -15,11 +15,12 @@ use super::{BLOCK, BlockAt, BlockId, FRAME, FRAME_BLOCKS, FrameAt, HEADER, PACK_
 use crate::PackId;
 use crate::cipher::Cipher;
 use crate::keys::broken;
+use crate::options::Options;
 use crate::shared::{Shared, lock};
-use crate::work::Pending;
+use crate::work::{Pending, Workers};
 use crate::writer::run::Run;
 
-/// Packs that are stored while another one fills.
+/// Packs that are stored while another one fills, where filling is fast.
 const UPLOADS: usize = 2;
 /// Room behind the target for frames that were on their way when it was reached, and for the trailer.
 const SLACK: u64 = 6 << 20;
@@ -37,6 +38,8 @@ pub(crate) struct Effort {
     pub level: i32,
     /// Every n-th frame is decompressed again and compared (1: all, 0: none).
     pub check_every: u32,
+    /// Packs that are stored while another one fills.
+    pub uploads: usize,
 }
 
 struct Encoding {
@@ -138,6 +141,7 @@ pub(crate) struct PackStream {
     spare: Arc<Spare>,
     uploads: VecDeque<JoinHandle<Result<u64>>>,
     effort: Effort,
+    workers: Arc<Workers>,
     /// Bytes that were stored so far.
     pub stored: u64,
 }
@@ -145,14 +149,16 @@ pub(crate) struct PackStream {
 impl PackStream {
     /// A stream that has stored nothing, with the effort that the vault's options say.
     pub fn new(shared: Arc<Shared>, run: Arc<Run>) -> Self {
-        let effort = Effort { level: shared.options.level, check_every: shared.options.check_every };
-        Self::with_effort(shared, run, effort)
+        let Options { level, check_every, .. } = shared.options;
+        let effort = Effort { level, check_every, uploads: UPLOADS };
+        let workers = shared.workers.clone();
+        Self::with_effort(shared, run, effort, workers)
     }
 
-    /// The same with another effort.
-    pub fn with_effort(shared: Arc<Shared>, run: Arc<Run>, effort: Effort) -> Self {
+    /// The same with another effort, that others make.
+    pub fn with_effort(shared: Arc<Shared>, run: Arc<Run>, effort: Effort, workers: Arc<Workers>) -> Self {
         let spare = Arc::default();
-        Self { shared, run, open: None, filling: None, spare, uploads: VecDeque::new(), effort, stored: 0 }
+        Self { shared, run, open: None, filling: None, spare, uploads: VecDeque::new(), effort, workers, stored: 0 }
     }
 
     /// Makes sure that [`push`](Self::push) has room for one block: closes a full frame, and a full pack.
@@ -250,12 +256,12 @@ impl PackStream {
         plain: impl AsRef<[u8]> + Send + 'static,
         len: usize,
     ) -> Result<()> {
-        let (vault, Effort { level, check_every }) = (self.shared.keys.vault, self.effort);
+        let (vault, Effort { level, check_every, .. }) = (self.shared.keys.vault, self.effort);
         let check = check_every > 0 && number.is_multiple_of(check_every);
         let Some(open) = &mut self.open else { return Err(broken("a frame has no pack")) };
         let making = Making { vault, pack: open.pack, number, kind, level, check };
         let (cipher, spare) = (open.cipher.clone(), self.spare.clone());
-        let pending = self.shared.workers.submit(move |scratch| {
+        let pending = self.workers.submit(move |scratch| {
             let plain = plain.as_ref().get(..len).ok_or_else(|| broken("a frame is shorter than it is long"))?;
             let mut sealed = lock(&spare.sealed).pop().unwrap_or_default();
             let level = encode(making, &cipher, plain, &mut sealed, scratch)?;
@@ -267,7 +273,7 @@ impl PackStream {
 
     /// Takes encoded frames in, and waits if too many are on their way.
     async fn relieve(&mut self) -> Result<()> {
-        let most = self.shared.workers.threads + 2;
+        let most = self.workers.threads + 2;
         let Some(open) = &mut self.open else { return Ok(()) };
         while let Some(first) = open.encoding.front()
             && (first.pending.is_ready() || open.encoding.len() >= most)
@@ -280,7 +286,7 @@ impl PackStream {
     /// Hands the pack on to be stored. The next one begins while this one's last frames are still being encoded.
     async fn close_pack(&mut self) -> Result<()> {
         let Some(open) = self.open.take() else { return Ok(()) };
-        while self.uploads.len() >= UPLOADS {
+        while self.uploads.len() >= self.effort.uploads {
             self.await_upload().await?;
         }
         self.uploads.push_back(tokio::spawn(open.store(self.shared.clone(), self.run.clone())));

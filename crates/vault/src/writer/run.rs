@@ -31,17 +31,26 @@ pub(crate) struct Run {
     /// Blocks of packs that are not stored yet: those that are, are in the index.
     unstored: Mutex<HashMap<BlockId, BlockAt>>,
     done: Mutex<Done>,
+    /// Whether what it stores may be wanted by other runs of this process at once.
+    shares: bool,
 }
 
 impl Run {
     /// A run that has written nothing.
     pub fn new(parent: Option<Arc<Manifest>>, excluded: Arc<Excluded>) -> Self {
-        Self { parent, excluded, unstored: Mutex::default(), done: Mutex::default() }
+        Self { parent, excluded, unstored: Mutex::default(), done: Mutex::default(), shares: true }
+    }
+
+    /// A run that only moves what is there: nobody looks for it before it is committed, and the index reads of it then.
+    pub fn moving() -> Self {
+        Self { shares: false, ..Self::new(None, Arc::default()) }
     }
 
     /// A block was placed.
     pub fn note(&self, id: BlockId, at: BlockAt) {
-        lock(&self.unstored).insert(id, at);
+        if self.shares {
+            lock(&self.unstored).insert(id, at);
+        }
     }
 
     /// Where a block was placed by this run, if its pack is not stored yet.
@@ -53,8 +62,8 @@ impl Run {
     pub fn stored(&self, shared: &Shared, pack: PackId, frames: &[Vec<BlockId>], size: u64) {
         let numbered = || (0_u32..).zip(frames.iter().map(Vec::as_slice));
         let sparsity = shared.index.sparsity();
-        shared.index.add(&IndexedPack::new(pack, numbered(), sparsity), size);
-        {
+        if self.shares {
+            shared.index.add(&IndexedPack::new(pack, numbered(), sparsity), size);
             let mut unstored = lock(&self.unstored);
             for id in frames.iter().flatten() {
                 if unstored.get(id).is_some_and(|at| at.at.pack == pack) {

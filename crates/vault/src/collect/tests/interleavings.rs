@@ -49,6 +49,8 @@ type Versions = [u8; 8];
 
 /// Uploads that one writer can make at most: the names that it has.
 const UPLOADS: u8 = 3;
+/// The pack of the last compaction; those of earlier ones come behind it.
+const COMPACTED: Pack = 2 * UPLOADS;
 
 /// A rule that is taken away, to prove that the model would notice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +66,10 @@ enum Mutant {
     ReusedNames,
     /// The writer does not check after its commit.
     NoPostCheck,
+    /// A version that was replaced is dropped although nobody has checked the newest one.
+    UncheckedDrop,
+    /// A version that was replaced is dropped after a check whose listings are older than the newest version.
+    StaleDrop,
 }
 
 /// What is explored.
@@ -79,6 +85,8 @@ struct Scope {
     expiry: bool,
     /// Uploads that a writer makes before it gives up.
     uploads: u8,
+    /// Compactions of the first writer's point.
+    compactions: u8,
     mutant: Mutant,
 }
 
@@ -110,6 +118,25 @@ struct Pass {
     withdraw: Set,
 }
 
+/// Moves what a version of the first writer's point needs into a new pack, and commits the next version. What comes behind
+/// its commit is not modelled: whoever drops the old version checks the new one himself.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Compactor {
+    Idle,
+    /// Has read this version's data and stored it in this pack.
+    Stored(u8, Pack),
+}
+
+/// Drops versions of the first writer's point that a newer one has replaced.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Dropper {
+    Idle,
+    /// Has listed the versions: checks this newest one.
+    Check(u8, PostCheck<Set>),
+    /// Versions below this one go, one by one.
+    Drop(u8),
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct World {
     packs: Set,
@@ -118,6 +145,9 @@ struct World {
     uploads: [u8; 2],
     writers: [Writer; 2],
     collectors: [Pass; 2],
+    compactor: Compactor,
+    compactions: u8,
+    dropper: Dropper,
     crashes: u8,
 }
 
@@ -139,6 +169,9 @@ impl World {
             uploads: [0; 2],
             writers: [writer(1), writer(2)],
             collectors: [pass(1), pass(2)],
+            compactor: Compactor::Idle,
+            compactions: scope.compactions,
+            dropper: Dropper::Idle,
             crashes: scope.crashes,
         }
     }
@@ -146,10 +179,8 @@ impl World {
     /// Whether a verified point has lost its data.
     fn loss(&self) -> bool {
         self.writers.iter().zip(&self.manifests).any(|(writer, versions)| match writer {
-            Writer::Verified(version) => match versions[usize::from(*version)] {
-                0 => true,
-                pack => !self.packs.has(pack - 1),
-            },
+            // with a compaction the point may live on in another version
+            Writer::Verified(_) => !versions.iter().any(|pack| *pack > 0 && self.packs.has(pack - 1)),
             _ => false,
         })
     }
@@ -172,6 +203,8 @@ impl World {
         for index in 0..self.collectors.len() {
             self.collect(scope, index, out);
         }
+        self.compact(out);
+        self.drop_replaced(scope, out);
     }
 
     fn with_writer(&self, index: usize, writer: Writer, out: &mut Vec<World>) {
@@ -262,6 +295,85 @@ impl World {
                 self.with_writer(index, Writer::Verified(self.newest(index).unwrap_or(0) as u8), out);
             }
             CheckWant::Conclude(_) => self.upload(scope, index, Some(pack), out),
+        }
+    }
+
+    fn compact(&self, out: &mut Vec<World>) {
+        match self.compactor {
+            Compactor::Idle if self.compactions > 0 => {
+                // any version whose data can be read: what it has listed may be long ago
+                for (version, pack) in (0_u8..).zip(self.manifests[0]) {
+                    if pack > 0 && self.packs.has(pack - 1) {
+                        let mut world = self.clone();
+                        let fresh = COMPACTED + self.compactions;
+                        world.compactions -= 1;
+                        world.packs.add(fresh);
+                        world.compactor = Compactor::Stored(version, fresh);
+                        out.push(world);
+                    }
+                }
+            }
+            Compactor::Idle => {}
+            Compactor::Stored(version, pack) => {
+                let mut world = self.clone();
+                world.compactor = Compactor::Idle;
+                // create-only; and a point that is seen to be forgotten does not come back
+                if self.newest(0) == Some(usize::from(version)) {
+                    world.manifests[0][usize::from(version) + 1] = pack + 1;
+                }
+                out.push(world);
+            }
+        }
+    }
+
+    fn drop_replaced(&self, scope: &Scope, out: &mut Vec<World>) {
+        if scope.compactions == 0 {
+            return;
+        }
+        let mut later = self.clone();
+        match &self.dropper {
+            Dropper::Idle => {
+                let Some(newest) = self.newest(0).filter(|newest| *newest > 0) else { return };
+                let mut check = PostCheck::new(Set::of(self.manifests[0][newest] - 1));
+                if scope.mutant == Mutant::StaleDrop {
+                    // what was listed before any compaction: no tombstone, and every pack
+                    check.listed(&Set::default());
+                    check.listed(&Set(u16::MAX));
+                }
+                later.dropper = match scope.mutant {
+                    Mutant::UncheckedDrop => Dropper::Drop(newest as u8),
+                    _ => Dropper::Check(newest as u8, check),
+                };
+            }
+            Dropper::Check(newest, check) => {
+                let mut check = check.clone();
+                later.dropper = match check.want() {
+                    CheckWant::ListTombs => {
+                        check.listed(&self.tombs);
+                        Dropper::Check(*newest, check)
+                    }
+                    CheckWant::ListPacks => {
+                        check.listed(&self.packs);
+                        Dropper::Check(*newest, check)
+                    }
+                    CheckWant::Conclude(lost) if lost == Set::default() => Dropper::Drop(*newest),
+                    CheckWant::Conclude(_) => Dropper::Idle,
+                };
+            }
+            Dropper::Drop(newest) => {
+                match self.manifests[0][..usize::from(*newest)].iter().position(|pack| *pack > 0) {
+                    Some(old) => later.manifests[0][old] = 0,
+                    None => later.dropper = Dropper::Idle,
+                }
+            }
+        }
+        out.push(later);
+        // one that dies is another one that begins anew
+        if self.dropper != Dropper::Idle && self.crashes > 0 {
+            let mut world = self.clone();
+            world.crashes -= 1;
+            world.dropper = Dropper::Idle;
+            out.push(world);
         }
     }
 
@@ -357,6 +469,8 @@ struct Explored {
     verified: bool,
     deleted: bool,
     repaired: bool,
+    /// A verified point rests on a compaction alone.
+    moved: bool,
 }
 
 /// 128 bits: at 10^7 states, two that collide are less likely than a fault of this machine's memory.
@@ -425,7 +539,8 @@ fn explore(scope: Scope) -> Explored {
     let mut seen: HashSet<u128, BuildHasherDefault<Keep>> = HashSet::default();
     seen.insert(fingerprint(&start));
     let mut level = vec![start];
-    let mut found = Explored { states: 0, loss_after: None, verified: false, deleted: false, repaired: false };
+    let mut found =
+        Explored { states: 0, loss_after: None, verified: false, deleted: false, repaired: false, moved: false };
     let mut next = Vec::new();
     for depth in 0.. {
         let mut deeper = Vec::new();
@@ -438,6 +553,8 @@ fn explore(scope: Scope) -> Explored {
             found.verified |= world.writers[..scope.writers].iter().all(verified);
             found.deleted |= !world.packs.has(0);
             found.repaired |= world.writers.iter().any(|w| matches!(w, Writer::Verified(version) if *version > 0));
+            let rest = world.manifests[0].iter().all(|pack| *pack == 0 || *pack - 1 > COMPACTED);
+            found.moved |= verified(&world.writers[0]) && rest && world.newest(0).is_some();
             next.clear();
             world.next(&scope, &mut next);
             deeper.extend(next.drain(..).filter(|world| seen.insert(fingerprint(world))));
@@ -450,8 +567,16 @@ fn explore(scope: Scope) -> Explored {
     found
 }
 
-const SMALL: Scope =
-    Scope { writers: 1, collectors: 1, passes: 1, crashes: 0, expiry: false, uploads: 2, mutant: Mutant::None };
+const SMALL: Scope = Scope {
+    writers: 1,
+    collectors: 1,
+    passes: 1,
+    crashes: 0,
+    expiry: false,
+    uploads: 2,
+    compactions: 0,
+    mutant: Mutant::None,
+};
 
 /// No history of this scope loses data, and the scope is not empty talk: points get verified, packs get deleted, and
 /// writers get caught by collectors and store again.
@@ -460,6 +585,7 @@ fn holds(scope: Scope) -> usize {
     eprintln!("{} states: {scope:?}", found.states);
     assert_eq!(found.loss_after, None, "{scope:?}");
     assert!(found.verified && found.deleted && found.repaired, "{found:?} {scope:?}");
+    assert_eq!(found.moved, scope.compactions > 0, "{found:?} {scope:?}");
     found.states
 }
 
@@ -470,18 +596,24 @@ fn small_scopes_lose_nothing() {
     holds(Scope { collectors: 2, ..SMALL });
     holds(Scope { crashes: 2, passes: 2, ..SMALL });
     holds(Scope { crashes: 1, passes: 2, expiry: true, ..SMALL });
+    holds(Scope { passes: 2, compactions: 1, ..SMALL });
+    holds(Scope { uploads: 1, compactions: 2, ..SMALL });
+    holds(Scope { uploads: 1, compactions: 1, crashes: 1, expiry: true, ..SMALL });
 }
 
 #[test]
 fn every_rule_is_needed() {
     let one = Scope { crashes: 1, passes: 2, expiry: true, ..SMALL };
     let two = Scope { collectors: 2, ..SMALL };
+    let compacted = Scope { compactions: 1, ..SMALL };
     for (mutant, scope) in [
         (Mutant::LivenessFirst, one),
         (Mutant::NoSecondListing, one),
         (Mutant::WithdrawnTombs, two),
         (Mutant::ReusedNames, two),
         (Mutant::NoPostCheck, one),
+        (Mutant::UncheckedDrop, compacted),
+        (Mutant::StaleDrop, compacted),
     ] {
         let found = explore(Scope { mutant, ..scope });
         eprintln!("{mutant:?}: loses data after {:?} steps, {} states", found.loss_after, found.states);
@@ -503,4 +635,7 @@ fn wide_scopes_lose_nothing() {
     holds(Scope { writers: 2, passes: 2, crashes: 1, ..SMALL });
     holds(Scope { writers: 2, passes: 2, expiry: true, ..SMALL });
     holds(Scope { collectors: 2, crashes: 1, expiry: true, ..SMALL });
+    holds(Scope { collectors: 2, uploads: 1, compactions: 2, ..SMALL });
+    holds(Scope { passes: 2, compactions: 2, crashes: 1, expiry: true, ..SMALL });
+    holds(Scope { writers: 2, uploads: 1, compactions: 1, passes: 2, ..SMALL });
 }
