@@ -46,7 +46,10 @@ p_replicate() { local b=${REPLICATE:-replicate}; have "$b" || return 0; ver=$($b
   printf 'benchmark\n' >"$work/t/conf/pass"; chmod 600 "$work/t/conf/pass"
   printf 'ledger = "%s"\n[vaults.main]\nurl = "dir:%s"\nrecipients = [{ passphrase-file = "%s" }]\n' "$work/t/ledger" "$store" "$work/t/conf/pass" >"$work/t/conf/replicate.toml"
   export B="$b -c $work/t/conf/replicate.toml"; $B init --vault main >"$work/log" 2>&1 || tail -5 "$work/log" >&2
-  std 'case $n in 4) s=srv2;; *) s=srv1;; esac; $B import $in --server $s --to vault:main' '$B restore srv2 --to $outf' '$B verify'; }
+  std 'case $n in 4) s=srv2;; *) s=srv1;; esac; $B import $in --server $s --to vault:main' '$B restore srv2 --to $outf' '$B verify'
+  # what has stayed is made smaller when nothing else is to be done; the packs that it replaces are freed after the grace
+  m compact '$B compact --recompress --level 17'; find "$store" -exec touch -d '2 days ago' {} +; m prune '$B prune'
+  rm -f "$work/t/out/disk.raw"; m restore-compacted '$B restore srv2 --to $outf'; same "$s2" "$outf"; m verify-compacted '$B verify'; }
 mkdir -p "$work"
 for run in $(seq "$runs"); do for peer in ${*:-restic rustic borg borgfixed replicate}; do store=$work/none; "p_$peer"; rm -rf "$work/t" "$work/src" "$work/cache" "$work/borg-home"; done; done
 python3 - "$csv" >"$res/peers.md" <<'P'

@@ -6,12 +6,13 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use disk::LEAF;
 use model::PointDisk;
 use vault::bucket::DirBucket;
-use vault::{Identity, Recipient, Vault};
+use vault::{Compaction, Identity, Recipient, Vault};
 
 use common::{AGE_PUBLIC, AGE_SECRET, id, name, options, point, server};
 const PASSPHRASE: &str = "correct horse battery staple";
@@ -86,6 +87,10 @@ async fn a_stranger_restores_a_disk_from_the_page_alone() {
     next[3 * leaf..3 * leaf + 5000].fill(9);
     write(&vault, "p1", None, &[(0, &full)], full.len() as u64).await;
     write(&vault, "p2", Some("p1"), &[(3 * leaf, &next[3 * leaf..4 * leaf])], full.len() as u64).await;
+    // both points by the next version of their manifests, with frames of another level
+    let dense = Compaction { waste: 101, level: 15, recompress_after: Some(Duration::ZERO), most: u64::MAX };
+    assert_eq!(vault.compact(&dense, false, &disk::Silent).await.unwrap().points, 2);
+    assert_eq!(vault.collect(Duration::ZERO, false).await.unwrap().versions, 2);
     // what the reader gets is also what this program opens
     Vault::open(bucket, &[Identity::Passphrase(PASSPHRASE.to_owned().into())], options()).await.unwrap();
 

@@ -162,12 +162,12 @@ class Vault:
     def frame(self, pack, number):
         if (pack, number) not in self.frames:
             data, cipher, entries = self.pack(pack)
-            kind, zipped, _, offset, stored, raw = entries[number]
-            aad = b"RPLF" + bytes([1, kind, zipped, 0]) + self.id + pack + struct.pack("<II", number, raw)
+            kind, level, _, offset, stored, raw = entries[number]
+            aad = b"RPLF" + bytes([1, kind, level, 0]) + self.id + pack + struct.pack("<II", number, raw)
             plain = cipher.decrypt(nonce(number), data[offset:offset + stored], aad)
             if len(self.frames) > 64:
                 self.frames.pop(next(iter(self.frames)))
-            self.frames[(pack, number)] = unzip(plain, raw) if zipped else plain
+            self.frames[(pack, number)] = unzip(plain, raw) if level else plain
         return self.frames[(pack, number)]
 
 

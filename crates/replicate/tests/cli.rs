@@ -98,6 +98,8 @@ fn life() {
             &["sweep"],
             &["import", "disk.raw", "--server", "copy", "--to", "vault:main"],
             &["prune", "--dry-run"],
+            &["compact", "--dry-run"],
+            &["compact", "nowhere"],
             &["doctor"],
         ],
     );
@@ -120,6 +122,7 @@ fn every_report_is_json() {
         &["points"],
         &["verify"],
         &["prune", "-n"],
+        &["compact"],
         &["sweep"],
         &["adopt"],
         &["run", "--due"],

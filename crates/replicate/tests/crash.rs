@@ -160,6 +160,17 @@ fn a_prune_survives_death_anywhere() {
     again(&world, &["prune", "-q"], (3, 7, 7));
 }
 
+#[test]
+fn a_compaction_survives_death_anywhere() {
+    let world = prepared();
+    world.fine(&["run", "all", "-q"]);
+    // the first point goes, and with it the need for a twelfth of the first pack
+    tidy(&world);
+    again(&world, &["compact", "--waste", "1", "-q"], (2, 3, 4));
+    let report = world.json(&["compact", "--waste", "1", "--dry-run"]);
+    assert_eq!(report["report"]["vaults"][0][1]["taken"], 0, "{report}");
+}
+
 /// An import that died goes on from the ledger; one that died before it was noted is given again. Either way there is one point of it.
 #[test]
 fn an_import_survives_death_anywhere() {

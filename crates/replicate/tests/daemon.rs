@@ -58,6 +58,7 @@ const SESSION: &[&[&str]] = &[
     &["import", "disk.raw", "--server", "copy", "--to", "vault:main"],
     &["status"],
     &["prune"],
+    &["compact"],
     &["sweep"],
 ];
 
@@ -165,6 +166,28 @@ fn what_is_due_runs_once() {
     let points = points["report"].as_array().expect("points").len();
     let finished = world.read("daemon.log").matches("run finished").count();
     assert_eq!(points, finished);
+}
+
+/// Beside retention, and by what its table says: what no run would ever write again is compressed again here.
+#[test]
+fn it_compacts_by_itself() {
+    let world = World::new();
+    let settings = world.read("replicate.toml").replace("[retention]\n", "[retention]\nevery = \"1s\"\n");
+    let eager = "[vaults.main.compact]\nlevel = 19\nrecompress-after = \"0s\"\n";
+    world.write("replicate.toml", &(settings + eager));
+    std::fs::write(world.path("guests/web-1.raw"), b"it does compress. ".repeat(1 << 16)[..1 << 20].to_vec())
+        .expect("disk");
+    world.fine(&["init", "--vault", "main"]);
+    world.fine(&["run", "all", "-q"]);
+    let daemon = Daemon::start(&world);
+    wait_for("a compaction", || world.read("daemon.log").contains("compacted vault=main"));
+    assert_eq!(daemon.stop(), Some(0));
+    let report = world.json(&["compact", "--dry-run", "--recompress"]);
+    assert_eq!(report["report"]["vaults"][0][1]["taken"], 0, "it was done: {report}");
+    world.fine(&["verify", "-q"]);
+    world.fine(&["restore", "web-1", "--to", "./disk.raw", "-q"]);
+    let restored = std::fs::read(world.path("disk.raw")).expect("disk");
+    assert!(restored == std::fs::read(world.path("guests/web-1.raw")).expect("disk"));
 }
 
 #[test]

@@ -1,6 +1,5 @@
 //! The vault as its users see it.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,7 +12,7 @@ use crate::keys::{
     Identity, KeyObject, Keys, Recipient, RecipientInfo, VaultId, broken, check_key_id, damaged, no_point, unwrap, wrap,
 };
 use crate::layout::{KEYS, VAULT};
-use crate::manifest::{Manifest, ManifestRef};
+use crate::manifest::ManifestRef;
 use crate::options::Options;
 use crate::reader::{ChangedDisk, Handle, VaultDisk};
 use crate::shared::{Shared, lock};
@@ -182,10 +181,9 @@ impl Vault {
     }
 
     async fn disk(&self, point: &PointId, disk: &DiskName) -> Result<Arc<VaultDisk>> {
-        let manifest = self.shared.point_manifest(point).await?;
+        let (at, manifest) = self.shared.point_manifest(point).await?;
         let table = Arc::new(manifest.disk(disk)?.clone());
-        let text = format!("point {point} in vault {}", self.describe());
-        Ok(VaultDisk::new(self.shared.clone(), table, text))
+        Ok(VaultDisk::of_version(self.shared.clone(), table, point, at.key))
     }
 
     /// Reads packs back, checks them, and marks what is damaged so that a later run stores it again.
@@ -196,11 +194,12 @@ impl Vault {
     /// Drops a point's manifests, all versions. Its packs stay until the collector finds them unused. Absent is success.
     pub async fn forget(&self, point: &PointId) -> Result<()> {
         loop {
-            let keys = self.versions(point).await?;
-            if keys.is_empty() {
+            let versions = self.shared.versions(point).await?;
+            if versions.is_empty() {
                 return Ok(());
             }
-            for key in keys {
+            // the newest goes last: a crash in between leaves the point whole
+            for ManifestRef { key, .. } in versions {
                 crash::point("vault.forget.before");
                 self.shared.bucket.delete(&key).await?;
                 lock(&self.shared.headers).remove(&key);
@@ -208,17 +207,6 @@ impl Vault {
             }
             // and again: a compaction may have put one more version meanwhile
         }
-    }
-
-    /// The manifests of a point. The newest is the last: who deletes them in this order and dies leaves the point whole.
-    async fn versions(&self, point: &PointId) -> Result<Vec<String>> {
-        let listed = self.shared.bucket.list(crate::layout::MANIFESTS).await?;
-        let versions = listed.into_iter().filter_map(|object| {
-            let parsed = crate::layout::parse_manifest_key(&object.key)?;
-            (parsed.point == *point).then_some((parsed.version, object.key))
-        });
-        let versions: BTreeMap<u32, String> = versions.collect();
-        Ok(versions.into_values().collect())
     }
 
     /// Who can open the vault.
@@ -257,12 +245,6 @@ impl Shared {
     pub async fn point_ref(&self, id: &PointId) -> Result<ManifestRef> {
         let at = self.manifest_keys().await?.remove(id);
         at.ok_or_else(|| no_point(id, &self.bucket.describe()))
-    }
-
-    /// The same, read.
-    pub async fn point_manifest(&self, id: &PointId) -> Result<Manifest> {
-        let at = self.point_ref(id).await?;
-        self.manifest(&at.key).await
     }
 }
 

@@ -140,8 +140,9 @@ async fn short_packs_are_put_together() {
 #[tokio::test(flavor = "multi_thread")]
 async fn readers_and_writers_that_began_before_go_on() {
     let (bucket, vault, two) = scene().await;
-    let reader = open(bucket.clone()).await;
-    let reading = reader.open_disk(&id("p2"), &name()).await.unwrap();
+    let (quick, slow) = (open(bucket.clone()).await, open(bucket.clone()).await);
+    let quick = quick.open_disk(&id("p2"), &name()).await.unwrap();
+    let slow = slow.open_disk(&id("p2"), &name()).await.unwrap();
     let writing = open(bucket.clone()).await;
     let writer = writing.begin(&id("p3"), &server(), Some(&id("p2"))).await.unwrap();
     let mut target = writer.disk(&name(), SIZE as u64, true).await.unwrap();
@@ -150,10 +151,14 @@ async fn readers_and_writers_that_began_before_go_on() {
     // within the grace the old version stays
     let day = Duration::from_secs(86_400);
     assert_eq!(vault.collect(day, false).await.unwrap().versions, 0);
-    assert!(read_all(&*reading, 1 << 20).await.unwrap() == two);
-    // the writer rests on packs that are on their way out: it stores again what it needs of them
+    assert!(read_all(&*quick, 1 << 20).await.unwrap() == two);
     bucket.advance(day);
     assert_eq!(vault.collect(day, false).await.unwrap().versions, 1);
+    // a reader that has read nothing yet goes on by the new version, page by page and byte by byte
+    let fresh = open(bucket.clone()).await.open_disk(&id("p2"), &name()).await.unwrap();
+    assert_eq!(slow.extents(0).await.unwrap(), fresh.extents(0).await.unwrap());
+    assert!(read_all(&*slow, 1 << 20).await.unwrap() == two);
+    // the writer rests on packs that are gone: it stores again what it can, or is refused
     let written = target.finish().await;
     let disks = |root| vec![model::PointDisk { name: name(), size: SIZE as u64, root }];
     let sealed = match written {
@@ -200,7 +205,9 @@ async fn a_version_that_does_not_stand_is_mended() {
     let newest = bucket.list("packs/").await.unwrap().into_iter().max_by_key(|object| object.modified).unwrap().key;
     bucket.put(&newest.replace("packs/", "tombs/"), bytes::Bytes::new(), Put::CreateOnly).await.unwrap();
     bucket.lose(&newest);
-    assert!(read(&open(bucket.clone()).await, "p2").await.is_err());
+    assert!(read(&open(bucket.clone()).await, "p2").await.unwrap() == two, "by the older version");
+    let found = open(bucket.clone()).await.verify(&VerifyScope::All, &Silent).await.unwrap();
+    assert!(found.affected.contains_key("p2"), "the newest version does not stand: {found:?}");
     assert_eq!(collect(&vault).await.versions, 0, "an older version is all there is");
     compact(&open(bucket.clone()).await, &WASTE).await;
     assert!(read(&open(bucket.clone()).await, "p2").await.unwrap() == two);
@@ -216,7 +223,9 @@ async fn a_damaged_new_version_does_not_cost_the_old_one() {
     assert_eq!(manifests.len(), 2);
     let newest = manifests.iter().find(|key| key.ends_with(".2")).unwrap();
     bucket.damage(newest, |bytes| *bytes.last_mut().unwrap() ^= 1);
-    assert_eq!(open(bucket.clone()).await.collect(Duration::ZERO, false).await.unwrap().versions, 0);
+    let reopened = open(bucket.clone()).await;
+    assert!(read(&reopened, "p2").await.unwrap() == two, "by the older version");
+    assert_eq!(reopened.collect(Duration::ZERO, false).await.unwrap().versions, 0);
     compact(&open(bucket.clone()).await, &WASTE).await;
     is_whole(&bucket, "p2", &two).await;
 }

@@ -24,6 +24,7 @@ pub struct State {
     /// Points whose bytes are damaged.
     pub damaged: BTreeSet<PointId>,
     pub forgotten: Vec<PointId>,
+    pub compactions: Vec<Compaction>,
     pub received: u64,
 }
 
@@ -119,9 +120,13 @@ impl Archive for MemoryArchive {
         Ok(Collected::default())
     }
 
-    async fn compact(&self, _: &Compaction, _: bool, _: &dyn Observer) -> Result<CompactReport> {
+    async fn compact(&self, compaction: &Compaction, _: bool, _: &dyn Observer) -> Result<CompactReport> {
         self.up()?;
-        Ok(CompactReport::default())
+        let mut state = self.state.lock().unwrap();
+        state.compactions.push(compaction.clone());
+        // the first of two batches leaves the other one
+        let left_bytes = state.compactions.len() as u64 % 2;
+        Ok(CompactReport { packs: 9, taken: 2, points: 1, left_bytes, ..CompactReport::default() })
     }
 }
 

@@ -10,8 +10,8 @@ use cloud::memory::MemoryCloud;
 use cloud::{Cloud, Target};
 use engine::ledger::{Ledger, SledLedger};
 use engine::{
-    Archive, CheckScope, Choice, DrillRequest, Engine, FileFormat, ImportRequest, MoveStage, Parts, PruneRequest,
-    RestoreRequest, RestoreTo, RunOutcome, RunRequest, Settings, Silent, VerifyRequest,
+    Archive, CheckScope, Choice, CompactRequest, CompactedReport, DrillRequest, Engine, FileFormat, ImportRequest,
+    MoveStage, Parts, PruneRequest, RestoreRequest, RestoreTo, RunOutcome, RunRequest, Settings, Silent, VerifyRequest,
 };
 use model::{Arch, Clock, Destination, Firmware, ImageOptions, Kind, ManualClock, Role, ServerName, VaultName, Via};
 use secrecy::SecretString;
@@ -103,6 +103,11 @@ impl Kept {
         }
     }
 
+    async fn compact(&self, dry: bool) -> CompactedReport {
+        let request = CompactRequest { dry, level: Some(19), recompress: true, ..CompactRequest::default() };
+        self.engine.compact(&request).await.unwrap()
+    }
+
     async fn run(&self) {
         let request = RunRequest { policy: policy().name, server: None };
         let report = self.engine.run(&request).await.unwrap();
@@ -123,6 +128,10 @@ impl Kept {
             }
             "prune" => {
                 self.engine.prune(&PruneRequest { collect: true, ..PruneRequest::default() }).await.unwrap();
+            }
+            "compact" => {
+                let done = self.compact(false).await;
+                assert!(done.problems.is_empty(), "{done:?}");
             }
             "file" => {
                 let to = RestoreTo::File { path: self.file.clone(), format: FileFormat::Raw, disk: Some(disk("vda")) };
@@ -182,6 +191,13 @@ impl Kept {
                 self.engine.prune(&PruneRequest::default()).await.unwrap();
             }
             "file" => self.file_is_whole().await,
+            // what did not come so far is done now, and once is enough; what it has replaced is collected, and nothing else
+            "compact" => {
+                self.compact(false).await;
+                assert_eq!(self.compact(true).await.vaults[0].1.taken, 0);
+                let freed = self.vault.collect(std::time::Duration::ZERO, false).await.unwrap();
+                assert!(freed.versions > 0 && freed.deleted > 0, "{freed:?}");
+            }
             // begun is finished: at both places or at none
             "import" => {
                 let old = |point: &&model::RestorePoint| point.server.as_str() == "old";
@@ -303,7 +319,10 @@ fn lived_in(home: &Path) -> PathBuf {
 
 /// What finishes the work of a scenario that died: the next start, or the same command again.
 fn recovery_of(scenario: &str) -> &str {
-    if scenario == "prune" { "prune" } else { "resume" }
+    match scenario {
+        "prune" | "compact" => scenario,
+        _ => "resume",
+    }
 }
 
 /// Dies at points of `scenario`, from the `first` on the `every`-th of them, in copies of `from`; `survivor` gets the folder of each
@@ -407,4 +426,9 @@ fn a_move_survives_kills() {
 #[test]
 fn a_prune_survives_kills() {
     sweep("prune");
+}
+
+#[test]
+fn a_compaction_survives_kills() {
+    sweep("compact");
 }

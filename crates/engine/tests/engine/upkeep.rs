@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use cloud::Target;
 use engine::ledger::MemoryLedger;
-use engine::{CheckScope, PruneRequest, RunOutcome, VerifyRequest};
-use model::{CatchUp, Kind, ReplicaState, Schedule};
+use engine::{CheckScope, CompactRequest, CompactSettings, PruneRequest, RunOutcome, VerifyRequest};
+use model::{CatchUp, Kind, ReplicaState, Schedule, VaultName};
 
 use crate::house::{House, disk, vault_place};
 
@@ -142,6 +142,47 @@ async fn damage_is_found_noted_and_healed_by_reading_again() {
     assert!(house.engine().await.verify(&everything()).await.unwrap().is_good());
     let points = house.engine().await.points(None).await.unwrap();
     assert!(points[0].replicas.iter().all(|r| r.state == ReplicaState::Verified));
+}
+
+#[tokio::test]
+async fn vaults_are_compacted_when_their_time_has_come() {
+    let mut house = three_points().await;
+    let name = VaultName::new("main").unwrap();
+    let settings =
+        CompactSettings { waste: 40, every: Some(Duration::from_secs(86_400)), ..CompactSettings::default() };
+    house.settings.compaction.insert(name.clone(), settings.clone());
+    let due = async |house: &House| house.engine().await.compact_due().await.unwrap();
+    let seen = |house: &House| house.vault.state.lock().unwrap().compactions.len();
+    let report = due(&house).await;
+    assert_eq!(report.vaults[0].0, name);
+    assert_eq!(
+        (report.vaults[0].1.taken, report.vaults[0].1.packs),
+        (4, 9),
+        "batch after batch, until nothing is left"
+    );
+    assert_eq!(seen(&house), 2);
+    assert_eq!(house.vault.state.lock().unwrap().compactions[0].waste, 40);
+    house.clock.advance(86_399);
+    assert!(due(&house).await.vaults.is_empty());
+    house.clock.advance(1);
+    assert_eq!(due(&house).await.vaults.len(), 1);
+    // a clock that was wrong for a day does not put it off for a year
+    house.clock.advance(-365 * 86_400);
+    assert_eq!(due(&house).await.vaults.len(), 1);
+    // a failure is told, and no reason to wait
+    house.clock.advance(2 * 86_400);
+    house.vault.state.lock().unwrap().down = Some(Kind::Transient);
+    assert_eq!(due(&house).await.problems.len(), 1);
+    house.vault.state.lock().unwrap().down = None;
+    assert_eq!(due(&house).await.vaults.len(), 1);
+    house.settings.compaction.insert(name, CompactSettings { every: None, ..settings });
+    house.clock.advance(365 * 86_400);
+    assert!(due(&house).await.vaults.is_empty(), "never");
+    // on request, with what the request says
+    let request = CompactRequest { waste: Some(7), recompress: true, dry: true, ..CompactRequest::default() };
+    house.engine().await.compact(&request).await.unwrap();
+    let last = house.vault.state.lock().unwrap().compactions.last().cloned().unwrap();
+    assert_eq!((last.waste, last.recompress_after), (7, Some(Duration::ZERO)));
 }
 
 #[tokio::test]

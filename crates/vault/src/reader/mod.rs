@@ -5,6 +5,7 @@
 
 mod changes;
 mod heal;
+mod versions;
 
 use std::sync::{Arc, Mutex};
 
@@ -12,7 +13,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use disk::{Buffer, DiskRead, LEAF, PAGE, zero_leaf};
 use futures::future::try_join_all;
-use model::{DiskName, Error, Extent, ExtentList, Kind, Result};
+use model::{DiskName, Error, Extent, ExtentList, Kind, PointId, Result};
 use tokio::sync::OnceCell;
 
 use crate::keys::{broken, damaged};
@@ -22,6 +23,7 @@ use crate::map::{Page, Run};
 use crate::pack::{BLOCK, FrameAt};
 use crate::shared::{Shared, lock};
 pub(crate) use changes::ChangedDisk;
+use versions::may_lie_elsewhere;
 
 /// Pages that a reader holds.
 const PAGES_HELD: usize = 24;
@@ -50,6 +52,9 @@ pub(crate) struct VaultDisk {
     shared: Arc<Shared>,
     table: Arc<DiskTable>,
     point: String,
+    /// The point and the key of the manifest that it is read by, if there may be other versions.
+    version: Option<(PointId, String)>,
+    other: Mutex<Option<Arc<VaultDisk>>>,
     pages: Mutex<Lru<u64, Cell>>,
     /// Up to where was read ahead.
     ahead: Mutex<u64>,
@@ -58,7 +63,18 @@ pub(crate) struct VaultDisk {
 impl VaultDisk {
     /// A disk by its table; `point` is for messages.
     pub fn new(shared: Arc<Shared>, table: Arc<DiskTable>, point: String) -> Arc<Self> {
-        Arc::new(Self { shared, table, point, pages: Mutex::new(Lru::new(PAGES_HELD)), ahead: Mutex::new(0) })
+        Arc::new(Self::of(shared, table, point, None))
+    }
+
+    /// The same of a point that may move meanwhile.
+    pub fn of_version(shared: Arc<Shared>, table: Arc<DiskTable>, point: &PointId, key: String) -> Arc<Self> {
+        let text = format!("point {point} in vault {}", shared.bucket.describe());
+        Arc::new(Self::of(shared, table, text, Some((point.clone(), key))))
+    }
+
+    fn of(shared: Arc<Shared>, table: Arc<DiskTable>, point: String, version: Option<(PointId, String)>) -> Self {
+        let (pages, ahead) = (Mutex::new(Lru::new(PAGES_HELD)), Mutex::new(0));
+        Self { shared, table, point, version, other: Mutex::default(), pages, ahead }
     }
 
     /// The entry of a page.
@@ -82,7 +98,10 @@ impl VaultDisk {
         };
         let leaves = crate::map::leaves_of_page(self.table.size, index);
         let load = || async { self.shared.page(entry, leaves, &self.table.name).await.map(Arc::new) };
-        cell.get_or_try_init(load).await.cloned().map(Some)
+        match cell.get_or_try_init(load).await.cloned() {
+            Err(error) if may_lie_elsewhere(&error) => self.page_elsewhere(index, error).await,
+            other => other.map(Some),
+        }
     }
 
     /// The runs of `offset..end`, with the byte of the disk where each begins.
@@ -206,6 +225,13 @@ impl VaultDisk {
 
     /// See [`DiskRead`].
     pub async fn read_at(self: &Arc<Self>, offset: u64, len: usize) -> Result<Bytes> {
+        match self.read_here(offset, len).await {
+            Err(error) if may_lie_elsewhere(&error) => self.read_elsewhere(offset, len, error).await,
+            other => other,
+        }
+    }
+
+    async fn read_here(self: &Arc<Self>, offset: u64, len: usize) -> Result<Bytes> {
         let end = offset.checked_add(len as u64).filter(|end| *end <= self.table.size);
         let Some(end) = end.filter(|_| offset.is_multiple_of(512) && len.is_multiple_of(512)) else {
             return Err(Error::new(

@@ -90,7 +90,7 @@ async fn tasks(shared: &Arc<Shared>, at: &ManifestRef, scope: &VerifyScope) -> R
     let manifest = shared.manifest(&at.key).await?;
     let parent = match (&manifest.header.parent, scope) {
         (Some(parent), VerifyScope::Added(_)) => match shared.point_manifest(parent).await {
-            Ok(parent) => Some(parent),
+            Ok((_, parent)) => Some(parent),
             // without the parent's map every leaf is checked
             Err(error) if is_damage(&error) => None,
             Err(error) => return Err(error),

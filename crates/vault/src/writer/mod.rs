@@ -55,7 +55,7 @@ impl PointWriter {
     ) -> Result<Self> {
         shared.index.refresh(&shared).await?;
         let parent = match parent {
-            Some(parent) => Some(Arc::new(shared.point_manifest(parent).await?)),
+            Some(parent) => Some(Arc::new(shared.point_manifest(parent).await?.1)),
             None => None,
         };
         let run = Arc::new(Run::new(parent, shared.index.excluded()));

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::Kind;
-use vault::VerifyScope;
 use vault::bucket::Bucket;
+use vault::{Compaction, VerifyScope};
 
 /// Points of several packs, large ones in parts; an increment, damage, what is forgotten, what is collected.
 pub async fn a_vault_lives_on(bucket: Arc<dyn Bucket>) {
@@ -26,6 +26,15 @@ pub async fn a_vault_lives_on(bucket: Arc<dyn Bucket>) {
     vault.forget(&super::id("p1")).await.unwrap();
     let freed = vault.collect(Duration::ZERO, false).await.unwrap();
     assert!(super::read(&vault, "p2").await.unwrap() == two, "{freed:?}");
+    // what is left of the first point's packs is moved, and they go
+    let compaction = Compaction { waste: 1, level: 3, recompress_after: None, most: u64::MAX };
+    let moved = vault.compact(&compaction, false, &disk::Silent).await.unwrap();
+    assert!(moved.taken > 0 && moved.points == 1, "{moved:?}");
+    let freed = vault.collect(Duration::ZERO, false).await.unwrap();
+    assert!(freed.versions == 1 && freed.freed_bytes == moved.taken_bytes, "{freed:?}");
+    let vault = super::open(bucket.clone()).await;
+    assert!(super::read(&vault, "p2").await.unwrap() == two);
+    assert!(vault.verify(&VerifyScope::All, &disk::Silent).await.unwrap().is_clean());
     vault.forget(&super::id("p2")).await.unwrap();
     let freed = vault.collect(Duration::ZERO, false).await.unwrap();
     assert!(freed.deleted > 0);
