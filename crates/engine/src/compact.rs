@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use model::{Result, VaultName};
+use model::{Kind, Result, VaultName};
 use serde::{Deserialize, Serialize};
 use vault::{CompactReport, Compaction};
 
@@ -13,6 +13,8 @@ use crate::{Engine, Problem};
 
 /// Bytes of packs that are moved between one commit and the next: 13 MiB of memory, and at most so much work is lost.
 const BATCH: u64 = 64 << 30;
+/// Batches at most; what is left then is for the next time.
+const BATCHES: usize = 64;
 
 /// What is worth moving in a vault, and how often to look.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,10 +92,12 @@ impl Engine {
             if !self.is_due(name).await? {
                 continue;
             }
-            let request = CompactRequest { vault: Some(name.clone()), ..CompactRequest::default() };
-            let done = self.compact(&request).await?;
-            report.vaults.extend(done.vaults);
-            report.problems.extend(done.problems);
+            match self.compact_vault(name, &CompactRequest::default()).await {
+                Ok(done) => report.vaults.push((name.clone(), done)),
+                // the last one, or somebody's command, is still at it
+                Err(error) if error.kind() == Kind::Exists => {}
+                Err(error) => report.problems.push(Problem::from(&error)),
+            }
         }
         Ok(report)
     }
@@ -109,7 +113,7 @@ impl Engine {
         };
         let vault = self.vault(name).await?;
         let mut total: Option<CompactReport> = None;
-        loop {
+        for _ in 0..BATCHES {
             let pass = vault.compact(&compaction, request.dry, &*self.observer).await?;
             let more = !request.dry && pass.left_bytes > 0 && pass.points > 0;
             total = Some(match total {

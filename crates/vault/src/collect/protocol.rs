@@ -9,6 +9,9 @@
 //!    of tombstones and in no manifest of that second listing. The tombstone goes last.
 //! 4. A writer, after its manifest is committed, lists the tombstones *first* and the packs *second*. What is condemned or
 //!    gone must be stored again under a new name. Only a manifest that passed counts, and the source is held until then.
+//! 5. A compaction is a writer that puts the next version of a point's manifest. Whoever drops the versions below looks up
+//!    the newest one first, then makes the check of rule 4 for it, and drops only if it passed. The newest version goes with
+//!    its point alone, so that no name of a manifest is used twice.
 //!
 //! Why it holds: if the tombstone of a pack was there when the writer looked, the writer stores the data again. If not, it
 //! was either put later, and then the second listing of that collector, being later still, shows the manifest; or it was
