@@ -31,7 +31,7 @@ pub struct CompactSettings {
 
 impl Default for CompactSettings {
     fn default() -> Self {
-        // level 9 makes 4 % less than 3 at a quarter of its speed; the next 4 % (17) take ten times as long
+        // level 9 makes 3 % less of a vault than level 3 did; the next 4 % (17) take eight times as long: tests/bench/peers.sh
         let week = Duration::from_secs(7 * 86_400);
         Self { waste: 25, level: 9, recompress_after: None, every: Some(week) }
     }

@@ -78,7 +78,7 @@ pub struct RawCompact {
     /// Packs of whose bytes no point needs so many percent are worth it. Default: 25.
     #[schemars(range(min = 5, max = 100))]
     pub waste: Option<u8>,
-    /// Level of zstd of what is written, 1 to 19. Default: 9. 17 makes another 4 % less in ten times the time.
+    /// Level of zstd of what is written, 1 to 19. Default: 9. 17 makes another 4 % less in eight times the time.
     #[schemars(range(min = 1, max = 19))]
     pub level: Option<i32>,
     /// Packs that are as old and were compressed at a lower level are compressed again. Default: never. It is
