@@ -5,9 +5,10 @@
 //! are complete and reads see all earlier writes, as the bucket promises.
 
 use std::collections::HashSet;
-use std::hash::{BuildHasherDefault, Hash, Hasher};
+use std::hash::BuildHasherDefault;
 
 use super::super::protocol::{CheckWant, Collector, Packs, PostCheck, Want, reusable};
+use super::fingerprint;
 
 type Pack = u8;
 
@@ -473,71 +474,10 @@ struct Explored {
     moved: bool,
 }
 
-/// 128 bits: at 10^7 states, two that collide are less likely than a fault of this machine's memory.
-fn fingerprint(world: &World) -> u128 {
-    let mut mixer = Mixer(0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344);
-    world.hash(&mut mixer);
-    u128::from(mixer.0) << 64 | u128::from(mixer.1)
-}
-
-/// Two multiplicative hashes with different constants; the standard one takes most of the time of this test.
-struct Mixer(u64, u64);
-
-impl Hasher for Mixer {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-    fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.write_u64(u64::from_le_bytes(word));
-        }
-    }
-    fn write_u8(&mut self, number: u8) {
-        self.write_u64(u64::from(number));
-    }
-    fn write_u16(&mut self, number: u16) {
-        self.write_u64(u64::from(number));
-    }
-    fn write_u64(&mut self, number: u64) {
-        let mix = |state: u64, factor: u64| {
-            let mixed = (state.rotate_left(23) ^ number).wrapping_mul(factor);
-            mixed ^ (mixed >> 29)
-        };
-        self.0 = mix(self.0, 0x9e37_79b9_7f4a_7c15);
-        self.1 = mix(self.1, 0xd6e8_feb8_6659_fd93);
-    }
-    fn write_isize(&mut self, number: isize) {
-        self.write_u64(number as u64);
-    }
-    fn write_usize(&mut self, number: usize) {
-        self.write_u64(number as u64);
-    }
-}
-
-/// Fingerprints are hashes already.
-#[derive(Default)]
-struct Keep(u64);
-
-impl Hasher for Keep {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
-        }
-    }
-    fn write_u128(&mut self, number: u128) {
-        self.0 = number as u64;
-    }
-}
-
 fn explore(scope: Scope) -> Explored {
     let start = World::new(&scope);
-    let mut seen: HashSet<u128, BuildHasherDefault<Keep>> = HashSet::default();
-    seen.insert(fingerprint(&start));
+    let mut seen: HashSet<u128, BuildHasherDefault<fingerprint::Keep>> = HashSet::default();
+    seen.insert(fingerprint::of(&start));
     let mut level = vec![start];
     let mut found =
         Explored { states: 0, loss_after: None, verified: false, deleted: false, repaired: false, moved: false };
@@ -557,7 +497,7 @@ fn explore(scope: Scope) -> Explored {
             found.moved |= verified(&world.writers[0]) && rest && world.newest(0).is_some();
             next.clear();
             world.next(&scope, &mut next);
-            deeper.extend(next.drain(..).filter(|world| seen.insert(fingerprint(world))));
+            deeper.extend(next.drain(..).filter(|world| seen.insert(fingerprint::of(world))));
         }
         if deeper.is_empty() {
             break;
