@@ -568,7 +568,7 @@ fn two_writers_and_two_collectors_lose_nothing() {
 }
 
 #[test]
-#[ignore = "minutes: `cargo test --release -p vault interleavings -- --ignored` explores about 2 * 10^7 states"]
+#[ignore = "minutes: `cargo test --release -p vault interleavings -- --ignored` explores about 4 * 10^7 states"]
 fn wide_scopes_lose_nothing() {
     holds(Scope { writers: 2, collectors: 2, uploads: 2, ..SMALL });
     holds(Scope { writers: 2, collectors: 2, uploads: 1, crashes: 1, ..SMALL });
@@ -576,6 +576,6 @@ fn wide_scopes_lose_nothing() {
     holds(Scope { writers: 2, passes: 2, expiry: true, ..SMALL });
     holds(Scope { collectors: 2, crashes: 1, expiry: true, ..SMALL });
     holds(Scope { collectors: 2, uploads: 1, compactions: 2, ..SMALL });
-    holds(Scope { passes: 2, compactions: 2, crashes: 1, expiry: true, ..SMALL });
+    holds(Scope { passes: 2, compactions: 1, crashes: 1, expiry: true, ..SMALL });
     holds(Scope { writers: 2, uploads: 1, compactions: 1, passes: 2, ..SMALL });
 }
