@@ -9,7 +9,7 @@ suite=bookworm
 cache=${REPLICATE_CACHE:-$HOME/.cache/replicate}/qemu-7.2
 program=$cache/qemu
 
-if [ ! -x "$program" ]; then
+if [ ! -d "$cache/root" ]; then
   command -v apt-get >/dev/null || { echo "this is no Debian" >&2; exit 1; }
   mkdir -p "$cache"
   work=$(mktemp -d "$cache/.fetch.XXXXXX")
@@ -22,15 +22,15 @@ if [ ! -x "$program" ]; then
   version=$($binary --version | head -1)
   case $version in *" 7.2"*) ;; *) echo "suite $suite has another one: $version" >&2; exit 1 ;; esac
   if missing=$(ldd $binary | grep 'not found'); then echo "libraries are missing: $missing" >&2; exit 1; fi
-  rm -rf "$cache/root"
+  # the last step: what is there is whole
   mv root "$cache/root"
-  cat > qemu <<PROGRAM
-#!/bin/sh
-exec '$cache/root/usr/bin/qemu-system-x86_64' -L '$cache/root/usr/share/qemu' -L /usr/share/seabios "\$@"
-PROGRAM
-  chmod +x qemu
-  # the last step: a program that is there is whole
-  mv qemu "$program"
 fi
+# firmware of network cards is in a package of its own, which the installed QEMU needs too
+cat > "$program.new" <<PROGRAM
+#!/bin/sh
+exec '$cache/root/usr/bin/qemu-system-x86_64' -L '$cache/root/usr/share/qemu' -L /usr/share/seabios -L /usr/lib/ipxe/qemu "\$@"
+PROGRAM
+chmod +x "$program.new"
+mv "$program.new" "$program"
 "$program" --version >/dev/null
 echo "$program"

@@ -61,7 +61,8 @@ fn machine(firmware: Firmware, bus: DiskBus, size: u64) -> MachineSpec {
     MachineSpec {
         arch: Arch::X86_64,
         firmware,
-        memory: 256 << 20,
+        // with 256 MiB the GRUB of a guest with secure boot finds no room for a kernel and its initrd
+        memory: 512 << 20,
         vcpus: 1,
         chipset: Some("q35".to_owned()),
         flavor: None,

@@ -25,7 +25,7 @@ use super::power::Standing;
 use super::qmp::Qmp;
 use super::session::{Method, Record, Session, key, owner_hash};
 use super::sidecar::Sidecar;
-use super::{QemuSite, export, offline, release, scratch};
+use super::{QemuSite, export, offline, release, scratch, threads};
 use crate::{Capture, CaptureRequest, CapturedDisk, Outcome, hook};
 
 /// Captures; see [`crate::Source::capture`].
@@ -48,6 +48,7 @@ pub(super) async fn capture(site: QemuSite, request: CaptureRequest) -> Result<C
         }
         Err(error) => return Err(error),
     };
+    threads::check(&mut qmp, &request.server).await?;
     let found = examine(&mut qmp, sidecar.as_ref()).await?;
     let found = make_way(&site, &request, qmp, found, sidecar.as_ref()).await?;
     let mut jobs = site.config().jobs_only;

@@ -28,6 +28,7 @@ mod source;
 mod target;
 #[cfg(test)]
 mod tests;
+mod threads;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -62,6 +62,28 @@ async fn answers_of_given_up_commands_and_events_are_told_apart() {
 }
 
 #[tokio::test]
+async fn a_guest_that_would_not_survive_is_not_read() {
+    let server = model::ServerName::new("web").unwrap();
+    let threaded = "[{\"id\":\"io0\"}]";
+    for (threads, version, fine) in [
+        ("[]", "{}", true),
+        (threaded, "{\"qemu\":{\"major\":7,\"minor\":2,\"micro\":22},\"package\":\"Debian 1:7.2\"}", false),
+        (threaded, "{\"qemu\":{\"major\":8,\"minor\":2,\"micro\":2}}", false),
+        (threaded, "{\"qemu\":{\"major\":8,\"minor\":2,\"micro\":3}}", true),
+        (threaded, "{\"qemu\":{\"major\":9,\"minor\":0,\"micro\":0}}", true),
+        (threaded, "{}", false),
+    ] {
+        let socket = Socket::new("m");
+        let script = format!("{{\"return\":{threads},\"id\":2}}\n{{\"return\":{version},\"id\":3}}\n");
+        socket.say(format!("{GREETING}{script}").into_bytes());
+        let mut qmp = Qmp::connect(&socket.0).await.unwrap();
+        let said = super::threads::check(&mut qmp, &server).await;
+        assert_eq!(said.is_ok(), fine, "{version}: {said:?}");
+        assert!(fine || said.unwrap_err().kind() == Kind::Invalid);
+    }
+}
+
+#[tokio::test]
 async fn a_busy_or_wrong_monitor_is_named() {
     let absent = Qmp::connect(Path::new("/nowhere/x.qmp")).await.unwrap_err();
     assert_eq!(absent.kind(), Kind::NotFound);
