@@ -11,6 +11,7 @@ use model::{DiskName, DiskRoot, Error, Kind, PointId, RestorePoint, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::PackId;
+use crate::bucket::Object;
 use crate::codec::{Cursor, put_varint};
 use crate::keys::{broken, damaged};
 use crate::layout::{ManifestKey, parse_manifest_key};
@@ -149,6 +150,22 @@ pub(crate) struct ManifestRef {
     pub size: u64,
 }
 
+impl From<(ManifestKey, Object)> for ManifestRef {
+    fn from((parsed, object): (ManifestKey, Object)) -> Self {
+        Self { key: object.key, parsed, size: object.size }
+    }
+}
+
+/// The manifests of a listing, by point and version.
+pub(crate) fn by_point(listed: Vec<Object>) -> BTreeMap<PointId, BTreeMap<u32, (ManifestKey, Object)>> {
+    let mut points: BTreeMap<PointId, BTreeMap<_, _>> = BTreeMap::new();
+    for object in listed {
+        let Some(parsed) = parse_manifest_key(&object.key) else { continue };
+        points.entry(parsed.point.clone()).or_default().insert(parsed.version, (parsed, object));
+    }
+    points
+}
+
 fn read_header(key: &str, plain: &[u8]) -> Result<Header> {
     let header: Header = serde_json::from_slice(plain)
         .map_err(|e| Error::new(Kind::Damaged, format!("cannot read {key}")).because(e.to_string()))?;
@@ -202,15 +219,9 @@ fn read_pages(key: &str, plain: &[u8], header: &Header, packs: &[(PackId, u32)])
 impl Shared {
     /// The manifests in the bucket: of each point the newest version. Complete, or an error.
     pub async fn manifest_keys(&self) -> Result<BTreeMap<PointId, ManifestRef>> {
-        let mut newest: BTreeMap<PointId, ManifestRef> = BTreeMap::new();
-        for object in self.bucket.list(crate::layout::MANIFESTS).await? {
-            let Some(parsed) = parse_manifest_key(&object.key) else { continue };
-            let there = newest.get(&parsed.point).map_or(0, |there| there.parsed.version);
-            if parsed.version > there {
-                newest.insert(parsed.point.clone(), ManifestRef { key: object.key, parsed, size: object.size });
-            }
-        }
-        Ok(newest)
+        let points = by_point(self.bucket.list(crate::layout::MANIFESTS).await?);
+        let newest = points.into_iter().filter_map(|(point, versions)| Some((point, versions.into_values().last()?)));
+        Ok(newest.map(|(point, at)| (point, at.into())).collect())
     }
 
     /// The header of a manifest.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use ::disk::Silent;
 use common::*;
 use model::Kind;
-use vault::bucket::{Bucket, MemoryBucket, Put};
+use vault::bucket::{Bucket, MemoryBucket, Operation, Put};
 use vault::{CompactReport, Compaction, Options, Vault, VerifyScope};
 
 const SIZE: usize = 24 << 20;
@@ -158,6 +158,13 @@ async fn readers_and_writers_that_began_before_go_on() {
     let fresh = open(bucket.clone()).await.open_disk(&id("p2"), &name()).await.unwrap();
     assert_eq!(slow.extents(0).await.unwrap(), fresh.extents(0).await.unwrap());
     assert!(read_all(&*slow, 1 << 20).await.unwrap() == two);
+    // and by the one behind that, however often it moves
+    let dense = Compaction { recompress_after: Some(Duration::ZERO), ..DENSE };
+    assert_eq!(compact(&open(bucket.clone()).await, &dense).await.points, 1);
+    bucket.advance(day);
+    assert_eq!(vault.collect(day, false).await.unwrap().versions, 1);
+    assert_eq!(slow.extents(0).await.unwrap(), fresh.extents(0).await.unwrap());
+    assert!(read_all(&*slow, 1 << 20).await.unwrap() == two);
     // the writer rests on packs that are gone: it stores again what it can, or is refused
     let written = target.finish().await;
     let disks = |root| vec![model::PointDisk { name: name(), size: SIZE as u64, root }];
@@ -176,6 +183,96 @@ async fn readers_and_writers_that_began_before_go_on() {
     } else {
         is_whole(&bucket, "p3", &three).await;
     }
+    is_whole(&bucket, "p2", &two).await;
+}
+
+/// Does something behind each put and each get of a whole object.
+struct Meanwhile<F> {
+    inner: Arc<MemoryBucket>,
+    act: F,
+}
+
+#[async_trait::async_trait]
+impl<F: Fn(&MemoryBucket, Operation, &str) + Send + Sync> Bucket for Meanwhile<F> {
+    async fn put(&self, key: &str, body: bytes::Bytes, put: Put) -> model::Result<()> {
+        self.inner.put(key, body, put).await?;
+        (self.act)(&self.inner, Operation::Put, key);
+        Ok(())
+    }
+    async fn get(&self, key: &str, range: Option<std::ops::Range<u64>>) -> model::Result<bytes::Bytes> {
+        let whole = range.is_none();
+        let body = self.inner.get(key, range).await?;
+        if whole {
+            (self.act)(&self.inner, Operation::Get, key);
+        }
+        Ok(body)
+    }
+    async fn list(&self, prefix: &str) -> model::Result<Vec<vault::bucket::Object>> {
+        self.inner.list(prefix).await
+    }
+    async fn delete(&self, key: &str) -> model::Result<()> {
+        self.inner.delete(key).await
+    }
+    fn describe(&self) -> String {
+        self.inner.describe()
+    }
+}
+
+fn keys(bucket: &MemoryBucket, prefix: &str) -> Vec<String> {
+    bucket.keys().into_iter().filter(|key| key.starts_with(prefix)).collect()
+}
+
+/// A collector condemns the new packs just before the commit: the old version is put again above the new one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_does_not_pass_falls_back() {
+    let (bucket, _, two) = scene().await;
+    let old = keys(&bucket, "packs/");
+    let condemn = move |bucket: &MemoryBucket, operation: Operation, key: &str| {
+        let commits = operation == Operation::Put && key.starts_with("manifests/") && key.ends_with(".2");
+        let fresh = keys(bucket, "packs/").into_iter().filter(|pack| !old.contains(pack));
+        for pack in fresh.filter(|_| commits) {
+            let tomb = pack.replace("packs/", "tombs/");
+            futures::executor::block_on(bucket.put(&tomb, bytes::Bytes::new(), Put::CreateOnly)).unwrap();
+            bucket.lose(&pack);
+        }
+    };
+    let racing = Meanwhile { inner: bucket.clone(), act: condemn };
+    let report = compact(&open(Arc::new(racing)).await, &WASTE).await;
+    assert_eq!((report.points, report.raced), (0, 1), "{report:?}");
+    assert_eq!(keys(&bucket, "manifests/").len(), 3);
+    assert_eq!(collect(&open(bucket.clone()).await).await.versions, 2);
+    is_whole(&bucket, "p2", &two).await;
+    assert_eq!(compact(&open(bucket.clone()).await, &WASTE).await.points, 1, "and the next one does it");
+    is_whole(&bucket, "p2", &two).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_point_that_is_forgotten_meanwhile_does_not_come_back() {
+    let (bucket, ..) = scene().await;
+    let before = keys(&bucket, "index/").len();
+    let forget = move |bucket: &MemoryBucket, operation: Operation, key: &str| {
+        // the index is the last thing that is stored before the commits: now the manifest is read for the last time
+        let last = operation == Operation::Get && keys(bucket, "index/").len() > before;
+        if last && key.starts_with("manifests/") {
+            assert!(bucket.lose(key));
+        }
+    };
+    let racing = Meanwhile { inner: bucket.clone(), act: forget };
+    let report = compact(&open(Arc::new(racing)).await, &WASTE).await;
+    assert_eq!((report.points, report.raced), (0, 1), "{report:?}");
+    assert!(keys(&bucket, "manifests/").is_empty());
+}
+
+/// Condemned while a writer committed: needed all the same, and rid of once nothing rests on it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_condemned_pack_that_is_needed_is_moved() {
+    let (bucket, vault, two) = scene().await;
+    let pack = keys(&bucket, "packs/").remove(0);
+    bucket.put(&pack.replace("packs/", "tombs/"), bytes::Bytes::new(), Put::CreateOnly).await.unwrap();
+    let report = compact(&vault, &Compaction { waste: 101, ..WASTE }).await;
+    assert_eq!((report.taken, report.points), (1, 1), "{report:?}");
+    collect(&vault).await;
+    assert!(!bucket.keys().contains(&pack) && keys(&bucket, "tombs/").is_empty());
     is_whole(&bucket, "p2", &two).await;
 }
 

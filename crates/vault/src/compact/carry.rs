@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use model::{Error, Kind, Result};
+use model::{Error, Result};
 
 use super::CompactReport;
 use super::live::Live;
@@ -16,6 +16,7 @@ use crate::pack::frame::FrameKind;
 use crate::pack::load::{FrameFuture, PackInfo};
 use crate::pack::{BLOCK, BlockAt, BlockId, FrameAt, ids_fit};
 use crate::shared::Shared;
+use crate::verify::is_damage;
 
 /// Frames that are read ahead.
 const AHEAD: usize = 8;
@@ -87,8 +88,14 @@ pub(super) async fn carry(
         (Ok(info), Ok(ids)) => (info, ids),
         (Err(error), _) | (_, Err(error)) => return tell(error, report),
     };
-    for window in wanted(&info, live).chunks(AHEAD) {
+    let frames = wanted(&info, live);
+    let mut windows = frames.chunks(AHEAD).peekable();
+    while let Some(window) = windows.next() {
         let asked = shared.request(window).await;
+        if let Some(next) = windows.peek() {
+            // it goes on while this window's blocks are placed
+            shared.request(next).await;
+        }
         for (at, future) in window.iter().zip(asked) {
             match frame(shared, &info, &ids, *at, future).await {
                 Ok((bytes, ids)) => place(*at, &bytes, ids, live, stream, moved).await?,
@@ -101,7 +108,7 @@ pub(super) async fn carry(
 
 /// Damage is told, other trouble is an error.
 fn tell(error: Error, report: &mut CompactReport) -> Result<()> {
-    if !matches!(error.kind(), Kind::Damaged | Kind::NotFound) {
+    if !is_damage(&error) {
         return Err(error);
     }
     report.unreadable.push(error.chain());

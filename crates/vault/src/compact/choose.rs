@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
-use model::{Kind, Result};
+use model::Result;
 
 use super::live::Live;
 use super::{CompactReport, Compaction};
@@ -17,6 +17,7 @@ use crate::pack::frame::FrameKind;
 use crate::pack::load::PackInfo;
 use crate::pack::{FrameAt, PACK_TARGET};
 use crate::shared::Shared;
+use crate::verify::is_damage;
 
 /// Tables read at a time.
 const TABLES: usize = 16;
@@ -49,7 +50,7 @@ pub(super) async fn choose(
     while let Some(((_, object), table)) = tables.next().await {
         let info = match table {
             Ok(info) => info,
-            Err(error) if matches!(error.kind(), Kind::Damaged | Kind::NotFound) => {
+            Err(error) if is_damage(&error) => {
                 report.unreadable.push(error.chain());
                 continue;
             }

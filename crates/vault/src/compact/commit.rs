@@ -1,17 +1,18 @@
 //! The commits of a compaction: of each point that has changed, one create-only put of the next version of its manifest.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
-use model::{Error, Kind, PointId, Result, crash};
+use model::{Error, Kind, Result, crash};
 
 use super::CompactReport;
 use super::pages::Pages;
 use crate::PackId;
 use crate::collect::Standing;
 use crate::layout::{MANIFESTS, manifest_key, parse_manifest_key};
-use crate::manifest::{Manifest, ManifestRef};
+use crate::manifest::{Manifest, ManifestRef, by_point};
 use crate::shared::Shared;
+use crate::verify::is_damage;
 use crate::writer::build_manifest;
 
 /// A point, by the version that is read.
@@ -36,27 +37,24 @@ impl Source {
 
 /// All points, each by its newest version that stands, or by its newest one if none does.
 pub(super) async fn sources(shared: &Shared) -> Result<Vec<Source>> {
-    let mut points: BTreeMap<PointId, BTreeMap<u32, ManifestRef>> = BTreeMap::new();
-    for object in shared.bucket.list(MANIFESTS).await? {
-        let Some(parsed) = parse_manifest_key(&object.key) else { continue };
-        let at = ManifestRef { key: object.key, parsed, size: object.size };
-        points.entry(at.parsed.point.clone()).or_default().insert(at.parsed.version, at);
-    }
+    let points = by_point(shared.bucket.list(MANIFESTS).await?);
     let several = points.values().any(|versions| versions.len() > 1);
     let standing = if several { Some(Standing::look(shared.bucket.as_ref()).await?) } else { None };
     let mut sources = Vec::new();
     for mut versions in points.into_values() {
         let Some((newest, first)) = versions.pop_last() else { continue };
-        let mut chosen = None;
-        if let (Some(standing), false) = (&standing, versions.is_empty()) {
-            for at in std::iter::once(&first).chain(versions.values().rev()) {
-                if stands(shared, standing, at).await? {
-                    chosen = Some(at.clone());
+        let mut at = ManifestRef::from(first);
+        if let (Some(standing), false) = (&standing, versions.is_empty())
+            && !stands(shared, standing, &at).await?
+        {
+            for older in versions.into_values().rev().map(ManifestRef::from) {
+                if stands(shared, standing, &older).await? {
+                    at = older;
                     break;
                 }
             }
         }
-        sources.push(Source { at: chosen.unwrap_or(first), newest });
+        sources.push(Source { at, newest });
     }
     Ok(sources)
 }
@@ -65,7 +63,7 @@ pub(super) async fn sources(shared: &Shared) -> Result<Vec<Source>> {
 async fn stands(shared: &Shared, standing: &Standing, at: &ManifestRef) -> Result<bool> {
     match shared.manifest(&at.key).await {
         Ok(manifest) => Ok(standing.lost(needed(&manifest)).is_empty()),
-        Err(error) if matches!(error.kind(), Kind::Damaged | Kind::NotFound) => Ok(false),
+        Err(error) if is_damage(&error) => Ok(false),
         Err(error) => Err(error),
     }
 }
@@ -77,16 +75,16 @@ fn needed(manifest: &Manifest) -> BTreeSet<PackId> {
 /// Commits what has changed, and then makes the check that every writer owes after its commit.
 pub(super) async fn commit(
     shared: &Arc<Shared>,
-    sources: &[Source],
+    sources: &[&Source],
     pages: &Pages,
     written: &[PackId],
     report: &mut CompactReport,
 ) -> Result<()> {
     let mut committed: Vec<(&Source, BTreeSet<PackId>)> = Vec::new();
-    for source in sources {
+    for &source in sources {
         let manifest = match shared.manifest(&source.at.key).await {
             Ok(manifest) => manifest,
-            Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Damaged) => continue,
+            Err(error) if is_damage(&error) => continue,
             Err(error) => return Err(error),
         };
         let Some(next) = follow(shared, source, manifest, pages, written)? else { continue };

@@ -13,6 +13,7 @@ use crate::manifest::{Manifest, PageEntry, StoredPage};
 use crate::map::{Page, leaves_of_page};
 use crate::pack::FrameAt;
 use crate::shared::Shared;
+use crate::verify::is_damage;
 
 /// Pages read at a time.
 const PAGES: usize = 16;
@@ -110,7 +111,7 @@ async fn mark_point(
     while let Some(page) = pages.next().await {
         match page {
             Ok(page) => live.note_runs(&page),
-            Err(error) if matches!(error.kind(), Kind::Damaged | Kind::NotFound) => {
+            Err(error) if is_damage(&error) => {
                 report.unreadable.push(error.chain());
             }
             Err(error) => return Err(error),

@@ -131,14 +131,17 @@ async fn compact(
     }
     drop(live);
     let mut pages = pages::Pages::new(shared.clone(), chosen, moved);
+    let mut concerned = Vec::new();
     for source in &sources {
-        pages.renew(source, &mut stream).await?;
+        if pages.renew(source, &mut stream).await? || source.mends() {
+            concerned.push(source);
+        }
     }
     stream.flush().await?;
     run.write_index(shared, true).await?;
     let (stored, written) = run.totals();
     (report.written, report.written_bytes) = (written.len() as u64, stored);
     pages.check(&written).await?;
-    commit::commit(shared, &sources, &pages, &written, &mut report).await?;
+    commit::commit(shared, &concerned, &pages, &written, &mut report).await?;
     Ok(report)
 }

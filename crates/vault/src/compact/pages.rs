@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
-use model::{DiskName, Kind, Result};
+use model::{DiskName, Result};
 
 use super::carry::Moved;
 use super::commit::Source;
@@ -14,7 +14,7 @@ use crate::map::{Page, leaves_of_page};
 use crate::pack::FrameAt;
 use crate::pack::build::PackStream;
 use crate::shared::Shared;
-use crate::verify;
+use crate::verify::{self, is_damage};
 
 /// Pages read or checked at a time.
 const PARALLEL: usize = 8;
@@ -43,10 +43,16 @@ impl Pages {
     }
 
     /// Makes the pages of a point anew, those that another point has too only once. A page that does not read back is left.
-    pub async fn renew(&mut self, source: &Source, stream: &mut PackStream) -> Result<()> {
+    /// False: it needs none of the packs that were taken.
+    pub async fn renew(&mut self, source: &Source, stream: &mut PackStream) -> Result<bool> {
+        match self.shared.manifest_packs(&source.at).await {
+            Ok((_, packs)) if !packs.iter().any(|(pack, _)| self.taken.contains(pack)) => return Ok(false),
+            Err(error) if !is_damage(&error) => return Err(error),
+            _ => {}
+        }
         let manifest = match self.shared.manifest(&source.at.key).await {
             Ok(manifest) => manifest,
-            Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Damaged) => return Ok(()),
+            Err(error) if is_damage(&error) => return Ok(false),
             Err(error) => return Err(error),
         };
         for disk in &manifest.disks {
@@ -66,12 +72,12 @@ impl Pages {
             while let Some(((index, entry), page)) = reads.next().await {
                 match page {
                     Ok(page) => self.renew_page(entry, page, (&disk.name, index), stream).await?,
-                    Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Damaged) => {}
+                    Err(error) if is_damage(&error) => {}
                     Err(error) => return Err(error),
                 }
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     fn touches(&self, entry: &StoredPage) -> bool {

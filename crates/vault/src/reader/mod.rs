@@ -23,7 +23,6 @@ use crate::map::{Page, Run};
 use crate::pack::{BLOCK, FrameAt};
 use crate::shared::{Shared, lock};
 pub(crate) use changes::ChangedDisk;
-use versions::may_lie_elsewhere;
 
 /// Pages that a reader holds.
 const PAGES_HELD: usize = 24;
@@ -54,7 +53,7 @@ pub(crate) struct VaultDisk {
     point: String,
     /// The point and the key of the manifest that it is read by, if there may be other versions.
     version: Option<(PointId, String)>,
-    other: Mutex<Option<Arc<VaultDisk>>>,
+    other: Mutex<Option<(String, Arc<VaultDisk>)>>,
     pages: Mutex<Lru<u64, Cell>>,
     /// Up to where was read ahead.
     ahead: Mutex<u64>,
@@ -82,8 +81,8 @@ impl VaultDisk {
         self.table.pages.get(index as usize)
     }
 
-    /// A page; none if it is zero.
-    pub async fn page(&self, index: u64) -> Result<Option<Arc<Page>>> {
+    /// A page by this version.
+    async fn page_here(&self, index: u64) -> Result<Option<Arc<Page>>> {
         let Some(PageEntry::Stored(entry)) = self.entry(index) else { return Ok(None) };
         let cell = {
             let mut pages = lock(&self.pages);
@@ -98,10 +97,7 @@ impl VaultDisk {
         };
         let leaves = crate::map::leaves_of_page(self.table.size, index);
         let load = || async { self.shared.page(entry, leaves, &self.table.name).await.map(Arc::new) };
-        match cell.get_or_try_init(load).await.cloned() {
-            Err(error) if may_lie_elsewhere(&error) => self.page_elsewhere(index, error).await,
-            other => other.map(Some),
-        }
+        cell.get_or_try_init(load).await.cloned().map(Some)
     }
 
     /// The runs of `offset..end`, with the byte of the disk where each begins.
@@ -223,14 +219,7 @@ impl VaultDisk {
         Ok(list)
     }
 
-    /// See [`DiskRead`].
-    pub async fn read_at(self: &Arc<Self>, offset: u64, len: usize) -> Result<Bytes> {
-        match self.read_here(offset, len).await {
-            Err(error) if may_lie_elsewhere(&error) => self.read_elsewhere(offset, len, error).await,
-            other => other,
-        }
-    }
-
+    /// Bytes by this version.
     async fn read_here(self: &Arc<Self>, offset: u64, len: usize) -> Result<Bytes> {
         let end = offset.checked_add(len as u64).filter(|end| *end <= self.table.size);
         let Some(end) = end.filter(|_| offset.is_multiple_of(512) && len.is_multiple_of(512)) else {

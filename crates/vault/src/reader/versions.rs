@@ -6,29 +6,21 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use model::{Error, Kind, PointId, Result};
+use model::{PointId, Result};
 
 use super::VaultDisk;
-use crate::layout::{MANIFESTS, parse_manifest_key};
-use crate::manifest::{Manifest, ManifestRef};
+use crate::layout::MANIFESTS;
+use crate::manifest::{Manifest, ManifestRef, by_point};
 use crate::map::Page;
 use crate::shared::{Shared, lock};
-
-/// Whether another version may have what this one has not.
-pub(super) fn may_lie_elsewhere(error: &Error) -> bool {
-    matches!(error.kind(), Kind::Damaged | Kind::NotFound)
-}
+use crate::verify::is_damage;
 
 impl Shared {
     /// All versions of a point's manifest, the newest last.
     pub async fn versions(&self, point: &PointId) -> Result<Vec<ManifestRef>> {
-        let listed = self.bucket.list(MANIFESTS).await?.into_iter().filter_map(|object| {
-            let parsed = parse_manifest_key(&object.key).filter(|parsed| parsed.point == *point)?;
-            Some(ManifestRef { key: object.key, parsed, size: object.size })
-        });
-        let mut versions: Vec<ManifestRef> = listed.collect();
-        versions.sort_by_key(|at| at.parsed.version);
-        Ok(versions)
+        let mut points = by_point(self.bucket.list(MANIFESTS).await?);
+        let versions = points.remove(point).unwrap_or_default();
+        Ok(versions.into_values().map(ManifestRef::from).collect())
     }
 
     /// The newest version of a point's manifest that reads back.
@@ -37,7 +29,7 @@ impl Shared {
         for at in self.versions(point).await?.into_iter().rev() {
             match self.manifest(&at.key).await {
                 Ok(manifest) => return Ok((at, manifest)),
-                Err(error) if may_lie_elsewhere(&error) => trouble = trouble.or(Some(error)),
+                Err(error) if is_damage(&error) => trouble = trouble.or(Some(error)),
                 Err(error) => return Err(error),
             }
         }
@@ -46,37 +38,57 @@ impl Shared {
 }
 
 impl VaultDisk {
-    /// The same disk by another version of its point; none if there is none.
-    async fn other(&self) -> Option<Arc<VaultDisk>> {
-        let (point, key) = self.version.as_ref()?;
-        if let Some(other) = lock(&self.other).clone() {
-            return Some(other);
-        }
+    /// The version that had last what this one had not.
+    fn known(&self) -> Option<(String, Arc<VaultDisk>)> {
+        lock(&self.other).clone()
+    }
+
+    /// The same disk by the newest version of its point that was not tried yet; none if there is none.
+    async fn find(&self, known: Option<&str>) -> Option<Arc<VaultDisk>> {
+        let (point, own) = self.version.as_ref()?;
         let versions = self.shared.versions(point).await.ok()?;
-        for at in versions.iter().rev().filter(|at| at.key != *key) {
+        for at in versions.into_iter().rev().filter(|at| at.key != *own && known != Some(&at.key)) {
             let Ok(manifest) = self.shared.manifest(&at.key).await else { continue };
             let table = manifest.disk(&self.table.name).ok().filter(|table| table.root == self.table.root);
             let Some(table) = table.cloned() else { continue };
             let other = VaultDisk::new(self.shared.clone(), Arc::new(table), self.point.clone());
-            *lock(&self.other) = Some(other.clone());
+            *lock(&self.other) = Some((at.key, other.clone()));
             return Some(other);
         }
         None
     }
 
-    /// A page that this version has not found, by another version; or `error`.
-    pub(super) async fn page_elsewhere(&self, index: u64, error: Error) -> Result<Option<Arc<Page>>> {
-        match self.other().await {
-            Some(other) => Box::pin(other.page(index)).await.map_err(|_| error),
-            None => Err(error),
+    /// A page; none if it is zero.
+    pub async fn page(&self, index: u64) -> Result<Option<Arc<Page>>> {
+        let known = self.known();
+        if let Some((_, other)) = &known
+            && let Ok(page) = Box::pin(other.page(index)).await
+        {
+            return Ok(page);
+        }
+        match self.page_here(index).await {
+            Err(error) if is_damage(&error) => match self.find(known.as_ref().map(|(key, _)| key.as_str())).await {
+                Some(other) => Box::pin(other.page(index)).await.map_err(|_| error),
+                None => Err(error),
+            },
+            other => other,
         }
     }
 
-    /// Bytes that this version has not found, by another version; or `error`.
-    pub(super) async fn read_elsewhere(&self, offset: u64, len: usize, error: Error) -> Result<Bytes> {
-        match self.other().await {
-            Some(other) => Box::pin(other.read_at(offset, len)).await.map_err(|_| error),
-            None => Err(error),
+    /// See [`disk::DiskRead`].
+    pub async fn read_at(self: &Arc<Self>, offset: u64, len: usize) -> Result<Bytes> {
+        let known = self.known();
+        if let Some((_, other)) = &known
+            && let Ok(bytes) = Box::pin(other.read_at(offset, len)).await
+        {
+            return Ok(bytes);
+        }
+        match self.read_here(offset, len).await {
+            Err(error) if is_damage(&error) => match self.find(known.as_ref().map(|(key, _)| key.as_str())).await {
+                Some(other) => Box::pin(other.read_at(offset, len)).await.map_err(|_| error),
+                None => Err(error),
+            },
+            other => other,
         }
     }
 }

@@ -141,7 +141,7 @@ impl Findings<'_> {
 }
 
 /// Whether an error tells of damage: bytes that are not as they were stored, or are gone.
-fn is_damage(error: &Error) -> bool {
+pub(crate) fn is_damage(error: &Error) -> bool {
     matches!(error.kind(), Kind::Damaged | Kind::NotFound)
 }
 
