@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use model::{Kind, Result, VaultName};
-use serde::{Deserialize, Serialize};
 use vault::{CompactReport, Compaction};
 
 use crate::ledger::{self, Batch, Tree};
-use crate::{Engine, Problem};
+use crate::{CompactRequest, CompactedReport, Engine, Problem};
 
 /// Bytes of packs that are moved between one commit and the next: 13 MiB of memory, and at most so much work is lost.
 const BATCH: u64 = 64 << 30;
@@ -35,37 +34,6 @@ impl Default for CompactSettings {
         let week = Duration::from_secs(7 * 86_400);
         Self { waste: 25, level: 9, recompress_after: None, every: Some(week) }
     }
-}
-
-/// What to compact. What is left out is as the vault's settings say.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CompactRequest {
-    /// Only this vault.
-    #[serde(default)]
-    pub vault: Option<VaultName>,
-    /// Only show what would happen.
-    #[serde(default)]
-    pub dry: bool,
-    /// Instead of the configured waste.
-    #[serde(default)]
-    pub waste: Option<u8>,
-    /// Instead of the configured level.
-    #[serde(default)]
-    pub level: Option<i32>,
-    /// Compress everything again that was compressed at a lower level, whatever its age.
-    #[serde(default)]
-    pub recompress: bool,
-}
-
-/// What was compacted.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CompactedReport {
-    /// Only what would be done.
-    pub dry: bool,
-    /// Per vault.
-    pub vaults: Vec<(VaultName, CompactReport)>,
-    /// What could not be done.
-    pub problems: Vec<Problem>,
 }
 
 impl Engine {

@@ -47,7 +47,7 @@ mod upkeep;
 
 pub use archive::{Archive, ArchiveCheck, ArchiveWriter, CheckScope, Collected, LazyArchive};
 pub use calendar::{Calendar, Due};
-pub use compact::{CompactRequest, CompactSettings, CompactedReport};
+pub use compact::CompactSettings;
 pub use engine::{Engine, Parts, Settings};
 pub use import::server_of_file;
 pub use moves::{MoveEnd, MoveRecord, MoveReport, MoveRequest, MoveStage};

@@ -148,3 +148,23 @@ pub struct PruneRequest {
     #[serde(default)]
     pub keep: Option<PointId>,
 }
+
+/// What to compact. What is left out is as the vault's settings say.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompactRequest {
+    /// Only this vault.
+    #[serde(default)]
+    pub vault: Option<VaultName>,
+    /// Only show what would happen.
+    #[serde(default)]
+    pub dry: bool,
+    /// Instead of the configured waste.
+    #[serde(default)]
+    pub waste: Option<u8>,
+    /// Instead of the configured level.
+    #[serde(default)]
+    pub level: Option<i32>,
+    /// Compress everything again that was compressed at a lower level, whatever its age.
+    #[serde(default)]
+    pub recompress: bool,
+}

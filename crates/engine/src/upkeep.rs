@@ -1,7 +1,8 @@
-//! What upkeep answers: verification, retention, sweeping, adopting. Plain data like [`crate::report`].
+//! What upkeep answers: verification, retention, compaction, sweeping, adopting. Plain data like [`crate::report`].
 
 use model::{Place, PointId, ServerName, SiteName, VaultName};
 use serde::{Deserialize, Serialize};
+use vault::CompactReport;
 
 use crate::{Collected, DoomedReport, Problem};
 
@@ -62,6 +63,17 @@ pub struct PruneReport {
     pub reprieved: Vec<DoomedReport>,
     /// Freed per vault.
     pub collected: Vec<(VaultName, Collected)>,
+    /// What could not be done.
+    pub problems: Vec<Problem>,
+}
+
+/// What was compacted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompactedReport {
+    /// Only what would be done.
+    pub dry: bool,
+    /// Per vault.
+    pub vaults: Vec<(VaultName, CompactReport)>,
     /// What could not be done.
     pub problems: Vec<Problem>,
 }
