@@ -32,5 +32,5 @@ pub(super) async fn check(qmp: &mut Qmp, server: &ServerName) -> Result<()> {
             "it has I/O threads, and its QEMU ({major}.{minor}.{micro}{package}) may end with the guest when who reads such a \
              disk leaves"
         ))
-        .hint("start it with QEMU 8.2.3 or newer, or without `iothread`; switched off it can be captured as it is"))
+        .hint("start it with QEMU 8.2.3 or newer, or without `iothread`; once its QEMU has ended it can be captured as it is"))
 }
